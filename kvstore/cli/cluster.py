@@ -17,6 +17,7 @@ from paxon.kvstore.client.addresses import DEFAULT_BASE_PORT, DEFAULT_CLIENTS
 
 if TYPE_CHECKING:
     from paxon.kvstore.cluster.cluster_file import ClusterDescription, ServerPlan
+    from paxon.kvstore.cluster.logs import LogFormat
     from paxon.kvstore.cluster.server_process import Report
     from paxon.kvstore.cluster.status import ServerStatus
 
@@ -264,8 +265,8 @@ def server(
     if machine is not None:
         sys.path.insert(0, str(Path.cwd()))  # it may well be beside the cluster file
     code = run_server(
-        plan, _reporter(plan), log_level=check_log_level(log_level),
-        stderr_level=check_log_level(stderr_level), log_format=check_log_format(log_format),
+        plan, _reporter(plan, form := check_log_format(log_format)), log_format=form,
+        log_level=check_log_level(log_level), stderr_level=check_log_level(stderr_level),
     )  # fmt: skip
     raise typer.Exit(code)
 
@@ -315,20 +316,21 @@ def _joining(
     return description.joining(number, name, members)
 
 
-def _reporter(plan: ServerPlan) -> Callable[[Report], None]:
+def _reporter(plan: ServerPlan, form: LogFormat) -> Callable[[Report], None]:
     """Tells people on stderr that the server serves, or why it stops; never waits for them."""
-    from paxon.kvstore.cluster.logs import say  # noqa: PLC0415
+    from paxon.kvstore.cluster.logs import tell  # noqa: PLC0415
 
     number, cluster = plan.entry.id, plan.settings.cluster
 
     def report(what: Report) -> None:
         if what.ready:
-            say(
-                f"paxon: server {number} of cluster '{cluster}' serves clients at "
-                f"{plan.entry.client}; its data and log are in {plan.entry.directory}\n"
+            sentence = (
+                f"server {number} of cluster '{cluster}' serves clients at "
+                f"{plan.entry.client}; its data and log are in {plan.entry.directory}"
             )
+            tell("INFO", sentence, form)
         else:
-            say(f"paxon: server {number}: {what.sentence}\n")
+            tell("ERROR", f"server {number}: {what.sentence}", form)
 
     return report
 

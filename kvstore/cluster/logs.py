@@ -14,6 +14,7 @@ import os
 import sys
 import traceback
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
@@ -34,6 +35,7 @@ __all__ = [
     "log_to_file",
     "log_to_stderr",
     "say",
+    "tell",
     "flush_all",
 ]
 
@@ -88,6 +90,13 @@ _stderr = BackgroundWriter[str](
 def say(text: str) -> None:
     """Put a text, with its newline, on stderr, without waiting for whoever reads it."""
     _stderr.put(text)
+
+
+def tell(level: str, message: str, form: LogFormat) -> None:
+    """Say what is for people, and for whatever reads what is logged, where that is JSON."""
+    line = {"time": datetime.now(UTC).isoformat(), "level": level, "message": message}
+    as_text = f"paxon: {message}" if form == "text" else json.dumps(line, ensure_ascii=False)
+    say(f"{as_text}\n")
 
 
 def flush_all() -> None:

@@ -119,6 +119,16 @@ def test_an_embedded_server_logs_where_the_application_says(
     assert not [line for line in to_loguru if "leads in" in line]
 
 
+def test_what_a_server_says_has_the_form_of_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(logs, "say", said.append)
+    logs.tell("ERROR", "it stops: “why”", "text")
+    logs.tell("ERROR", "it stops: “why”", "json")
+    assert said[0] == "paxon: it stops: “why”\n" and said[1].endswith("\n")
+    told = json.loads(said[1])
+    assert (told["level"], told["message"]) == ("ERROR", "it stops: “why”") and "T" in told["time"]
+
+
 def test_forms_that_are_none(tmp_path: Path) -> None:
     assert check_log_format("json") == "json"
     with pytest.raises(OptionError, match="must be text or json"):
