@@ -14,7 +14,7 @@ from paxon.kvstore.client.command_core import CommandCore
 from paxon.kvstore.client.keys import learner
 from paxon.kvstore.client.links import Link, Secure, links_to
 from paxon.kvstore.client.requests import Ticket
-from paxon.kvstore.errors import ClientClosed
+from paxon.kvstore.errors import ClientClosed, InvalidRequest
 
 __all__ = ["AsyncDriver"]
 
@@ -43,9 +43,16 @@ class AsyncDriver:
     def enter(self) -> float:
         """Begin an operation: the loop's time, in seconds.
 
-        Raises `ClientClosed` if the client is closed, or was used in another event loop before.
+        Raises `ClientClosed` if the client is closed, or was used in another event loop before, and
+        `InvalidRequest` without one.
         """
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise InvalidRequest(
+                "an AsyncClient is for coroutines that asyncio runs: trio, or whoever else runs "
+                "this one, has no event loop for it"
+            ) from None
         if self._loop is not loop:
             if self._loop is not None:
                 raise ClientClosed("an AsyncClient belongs to one event loop: make one in each")

@@ -116,6 +116,7 @@ def test_operations(servers: SocketCluster) -> None:
             (lambda: anything.lease(5, on_lost=3), "on_lost has to be a plain function"),
             (lambda: anything.lock("a", reentrant=1), "reentrant has to be True or False"),
             (lambda: AsyncClient(ONE).mirror(3), "the prefix has to be a str"),  # type: ignore[arg-type]
+            (lambda: AsyncClient(ONE).get("a").send(None), "coroutines that asyncio runs"),
             (lambda: anything.get("a", mode="x" * 10**6), "x…"),
         ]
         for call, text in calls:
