@@ -16,10 +16,9 @@ import pykka
 
 from paxon.actors.ballot import ServerId
 from paxon.actors.disk.storage import Storage, StorageError
-from paxon.actors.embedding import AskFigures, Figures, ServerRef
+from paxon.actors.embedding import ServerRef
 from paxon.actors.environment import Environment, Network, ServerBurst
 from paxon.actors.execution.machine_errors import ExecutionFailed, MachineFailure
-from paxon.actors.messages import StatusReply
 from paxon.actors.outbox import Outbox
 from paxon.actors.records.latencies import BOUNDS, Latencies
 from paxon.actors.records.making import Retired
@@ -94,8 +93,6 @@ class BurstActor(pykka.ThreadingActor):
     def _receive_local(self, message: Any) -> Any:
         """Pykka hands what is raised here to whoever asked, and the actor would live on."""
         try:
-            if isinstance(message, AskFigures) and self._open:
-                return Figures(self.describe(), self.latencies.all())
             return self.on_local(message)
         except Exception as error:
             self._fail(error)
@@ -217,10 +214,6 @@ class BurstActor(pykka.ThreadingActor):
     @abstractmethod
     def _bound_to_log(self) -> dict[str, object]:
         """The values that each line of this server's log carries, beside its id."""
-
-    @abstractmethod
-    def describe(self) -> StatusReply:
-        """The server's state now."""
 
     @abstractmethod
     def _recover(self) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pykka
 
 from paxon.actors.ballot import ServerId
-from paxon.actors.embedding import Execute, HandOver, NotLeading, fail, settle
+from paxon.actors.embedding import AskFigures, Execute, Figures, HandOver, NotLeading, fail, settle
 from paxon.actors.limits.allowances import RETRY_AFTER
 from paxon.actors.messages import Entry, ReplyStatus, overloaded
 from paxon.actors.parts.host import Part
@@ -22,11 +22,13 @@ class Embedded(Part):
     """Takes commands of the application, which belong to no session, and its wish to stop."""
 
     def on_local(self, message: Any) -> Any:
-        """`Execute` a command, `HandOver` the lead, or nothing that we know."""
+        """`Execute` a command, `HandOver` the lead, `AskFigures`, or nothing that we know."""
         if isinstance(message, HandOver):
             return self._hand_over(message)
         if isinstance(message, Execute):
             return self._execute(message)
+        if isinstance(message, AskFigures) and self._host._open:
+            return Figures(self._host.describe(), self._host.latencies.all())
         logger.warning("server {}: unexpected message {!r}", self._settings.server, message)
         return None
 
