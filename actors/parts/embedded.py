@@ -54,7 +54,7 @@ class Embedded(Part):
         host = self._host
         if not host._open:
             return 0
-        host._now = self._outbox.now = host._clock.monotonic()  # (it is a while since the last step)
+        host._now = self._outbox.now = host._clock.monotonic()  # (the last step is a while ago)
         if message.heir:
             hopes = (host.leader or host._following.heir) and not host._hears_leader()
             return message.heir if hopes else 0
