@@ -486,7 +486,6 @@ class SnapshotFiles:
     def _start_receiving(self, info: SnapshotInfo) -> None:
         """Go on with what is held of this very snapshot, or start afresh."""
         self._stop_receiving()
-        self._abandon()  # the one to come is newer than any that is being taken
         for path in list(self._directory.glob("incoming-*.tmp")):
             if path != self._incoming_path(info.slot):
                 path.unlink()
@@ -500,6 +499,7 @@ class SnapshotFiles:
             os.ftruncate(self._incoming_file, 0)
             os.pwrite(self._incoming_file, self._header(info), 0)
         reserve(self._incoming_file, self._header_bytes + info.size)
+        self._abandon()  # the one to come is newer, but might have found no room beside it
         self._incoming = info
 
     def _stop_receiving(self) -> None:

@@ -538,6 +538,12 @@ class SqliteStorage(Storage):
     def _free_pages(self) -> int:
         return int(self._query("PRAGMA freelist_count")[0][0])
 
+    def _free(self, size: int) -> None:
+        """Have the disk's room for a snapshot as far as the database does not need it."""
+        free, wanted = self._files.free_bytes(), size + LOG_ROOM
+        if free is not None and free < wanted:
+            self._shrink(wanted - free + PAGE_BYTES)
+
     def _shrink(self, missing: int) -> None:
         """Give back what the database and its log hold and do not need, for a snapshot."""
         assert self._database is not None
@@ -558,9 +564,7 @@ class SqliteStorage(Storage):
     def _take(self, slot: int, produce: Produce, prove: Prove | None) -> None:
         self._begin()
         growth = GROWTH * self._logged_bytes
-        free, wanted = self._files.free_bytes(), self._files.next_bytes() + growth + LOG_ROOM
-        if free is not None and free < wanted:
-            self._shrink(wanted - free + PAGE_BYTES)
+        self._free(self._files.next_bytes() + growth)
         self._files.take(slot, produce, prove, growth=growth)
         self._look_for_room()
 
@@ -577,6 +581,8 @@ class SqliteStorage(Storage):
 
     def receive_snapshot(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
         self._begin()
+        if not data:  # it begins
+            self._free(info.size)
         return self._files.receive(info, offset, data)
 
     def _finish_received(self, info: SnapshotInfo) -> bool:

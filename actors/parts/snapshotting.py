@@ -21,7 +21,7 @@ from paxon.actors.messages import (
 from paxon.actors.parts.comparing import Comparing
 from paxon.actors.parts.host import Host, Part
 from paxon.actors.parts.reception import Reception
-from paxon.actors.records.snapshots import LONGEST_FOR_ROOM, LONGEST_SECONDS
+from paxon.actors.records.snapshots import LONGEST_FOR_ROOM, LONGEST_SECONDS, Retry
 
 __all__ = ["Snapshotting"]
 
@@ -70,11 +70,15 @@ class Snapshotting(Part):
         if turns.blamed:
             turns.snapshot_taken(now - snapshots.began_at, now)
         if info is None:  # it failed (the storage said why), or one received has overtaken it
-            short = self._host._storage.room <= 0
-            snapshots.retry.failed(now, LONGEST_FOR_ROOM if short else LONGEST_SECONDS)
+            self._put_off(snapshots.retry)
             return False
         snapshots.retry.succeeded()
         return True
+
+    def _put_off(self, retry: Retry) -> None:
+        """What there was no room for, or failed otherwise, is tried again later."""
+        short = self._host._storage.room <= 0
+        retry.failed(self._outbox.now, LONGEST_FOR_ROOM if short else LONGEST_SECONDS)
 
     def discard(self, executed_by_all: int) -> None:
         """Forget what nobody needs any more: executed by all, or past the retention limit.
@@ -205,7 +209,7 @@ class Snapshotting(Part):
         held = self._host._storage.receive_snapshot(info, offset, data)
         if held < 0:
             late.incoming = None
-            late.retry.failed(self._outbox.now)
+            self._put_off(late.retry)
             return
         grown = held > late.received
         late.received = held

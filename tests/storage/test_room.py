@@ -22,7 +22,7 @@ from paxon.actors.disk.room import (
 )
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from paxon.actors.disk.storage import NO_ROOM
-from tests.storage.engines import FIRST, accept, open_sqlite, take_snapshot
+from tests.storage.engines import FIRST, accept, info_of, open_sqlite, take_snapshot
 
 MIB = 1 << 20
 
@@ -108,8 +108,9 @@ def test_little_room_makes_the_write_ahead_log_short(
     storage.close()
 
 
+@pytest.mark.parametrize("what", ["taken", "received"])
 def test_a_snapshot_without_room_gets_what_the_database_does_not_need(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = open_sqlite(tmp_path)
     storage.save_promise(FIRST)
@@ -128,7 +129,10 @@ def test_a_snapshot_without_room_gets_what_the_database_does_not_need(
     before = database.stat().st_size
     assert before > 59 * 100_000
     free(storage, monkeypatch, 0)
-    take_snapshot(storage, 60)
+    if what == "taken":
+        take_snapshot(storage, 60)
+    else:
+        storage.receive_snapshot(info_of(60, b"another's"), 0, b"")
     assert before - 2 * MIB < database.stat().st_size < before - LOG_ROOM, "no more than is missing"
     storage.commit()
     storage.close()

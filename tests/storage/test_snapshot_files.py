@@ -16,6 +16,7 @@ import zmq
 from loguru import logger
 
 from paxon.actors import CorruptStorage, StorageError
+from paxon.actors.disk import room
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from tests.storage.engines import (
     SqliteEngine,
@@ -299,6 +300,19 @@ def test_one_that_was_taken_in_vain_leaves_nothing(tmp_path: Path) -> None:
     wait_until(lambda: names(engine) == {"snapshot-1.paxon"})
     engine.storage.receive_snapshot(info_of(50, b"0123456789"), 0, b"0123")
     assert names(engine) == {"incoming-50.tmp"}
+
+
+def test_anothers_that_finds_no_room_does_not_end_the_one_that_is_taken(
+    storage: SqliteStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That one lets the log go, which makes room."""
+    gate = tmp_path / "gate"
+    storage.begin_snapshot(1, lambda: [b"state"], lambda _: wait_until(gate.exists))
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "free_bytes", lambda _: 0)
+        assert storage.receive_snapshot(info_of(50, b"0123456789"), 0, b"") == -1
+    gate.touch()
+    assert wait_for_snapshot(storage) == info_of(1, b"state")
 
 
 @pytest.mark.parametrize("damage", ["header", "image", "shorter"])
