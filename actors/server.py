@@ -643,12 +643,10 @@ class PaxosServer(BurstActor):
     # === getting to lead (PMMC §2.2 scout, §2.3 leader) ===========================================
 
     def _on_election_timeout(self) -> None:
-        if not self.is_voter:
+        if not self.is_voter:  # a learner whose leader is silent may have been removed long ago
             self._await_leader()
-            told = self.membership.confirmation.epoch_told
-            if not self.is_member or self.configuration.epoch < told:
-                self._ask_around()
-                self.membership.ask_who_told()
+            self._ask_around()
+            self.membership.ask_who_told()
             return
         if self._policy.courteous and not self._lease_may_hold():
             self._ask_for_pre_votes()

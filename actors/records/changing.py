@@ -6,7 +6,7 @@ Plain data (docs/membership.md).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from msgspec import structs
 
@@ -31,6 +31,8 @@ class Changing:
     """The random number of the change: the next configuration keeps it."""
     until: float = NEVER
     """When it is given up if its rehearsal has come to nothing, monotonic seconds."""
+    reach: set[ServerId] = field(default_factory=set)
+    """Those that are to vote and have heard a majority of them."""
 
     @property
     def voters(self) -> list[ServerId]:
@@ -45,10 +47,13 @@ class Changing:
         )
 
     def enough(self, server: ServerId, incarnation: int, heard: Iterable[ServerId]) -> bool:
-        """Whether one of those that are to vote has heard a majority of them (M18)."""
+        """Whether one of those that are to vote, and a majority with it, has heard one (M18)."""
         voters = {member.server: member.incarnation for member in self.members if member.voter}
-        together = voters.keys() & {server, *heard}
-        return voters.get(server) == incarnation and len(together) > len(voters) // 2
+        majority = len(voters) // 2 + 1
+        if voters.get(server) != incarnation or len(voters.keys() & {server, *heard}) < majority:
+            return False
+        self.reach.add(server)
+        return len(self.reach) >= majority
 
 
 class Rehearsing:

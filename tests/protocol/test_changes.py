@@ -561,6 +561,22 @@ def test_members_that_cannot_reach_each_other_are_refused() -> None:
     assert ask(cluster, 4, ballot, 90).outcome == "done"
 
 
+def test_members_that_reach_each_other_through_one_alone_are_refused() -> None:
+    """Once restarted, each has to be confirmed in every epoch by a majority, itself (M15): all was
+    sealed for a new learner, and nobody could open the next epoch (finding 19)."""
+    cluster = serving(6, (1, 2, 3, 4, 5))
+    for server in cluster.ids:
+        cluster.restart(server)
+    cluster.pass_time(1.0)
+    (hub,) = [s for s in cluster.ids if cluster.servers[s].role == "leader"]
+    rest = [server for server in cluster.ids if server != hub]
+    cluster.cut |= {frozenset((one, other)) for one in rest for other in rest}
+    assert change(cluster, hub, add(cluster, 6)).outcome == "pending"
+    cluster.pass_time(1.0)
+    assert ask(cluster, hub, cluster.servers[hub].promised).outcome == "refused"
+    assert cluster.epochs(hub) == [0] and cluster.servers[hub].role == "leader"
+
+
 def test_what_is_written_goes_on_while_a_change_is_rehearsed() -> None:
     cluster = serving()
     change(cluster, 1, add(cluster, 4))
@@ -576,17 +592,18 @@ def test_what_is_written_goes_on_while_a_change_is_rehearsed() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"incarnation": 5}, {"request": 78}, {"chosen_to": -9999}])
-def test_only_a_level_voter_to_be_reports_a_rehearsal(wrong: dict[str, int]) -> None:
+def test_only_level_voters_to_be_report_a_rehearsal(wrong: dict[str, int]) -> None:
     cluster = serving()
     change(cluster, 1, add(cluster, 4))
     cluster.drop(Rehearsal)
     cluster.drop(Rehearsed)
     said = Rehearsed(CHANGE, cluster.storages[2].incarnation, False, (2, 3), 3)
-    cluster.hand(1, 2, structs.replace(said, **wrong))
+    cluster.hand(1, 2, said)  # one of the three: no majority by itself
+    said = structs.replace(said, incarnation=cluster.storages[3].incarnation)
+    cluster.hand(1, 3, structs.replace(said, **wrong))
+    cluster.hand(1, 3, structs.replace(said, heard=(3,)))
     assert not reign_of(cluster.servers[1]).holds_back
-    cluster.hand(1, 2, structs.replace(said, heard=(2,)))
-    assert not reign_of(cluster.servers[1]).holds_back
-    cluster.hand(1, 2, said)
+    cluster.hand(1, 3, said)
     assert reign_of(cluster.servers[1]).holds_back
 
 

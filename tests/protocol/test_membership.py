@@ -204,6 +204,26 @@ def test_a_learner_takes_what_is_proposed_and_has_no_vote() -> None:  # M11
     assert cluster.reply_to(2) is not None
 
 
+def test_a_learner_whose_leader_is_silent_asks_the_others() -> None:
+    """It asks for no vote, so that nobody told it either: cut off from its leader it stood still,
+    and removed two epochs ago it never found out (M22)."""
+    cluster = serving()
+    cluster.change(1, 1, 2, 3, learners=[4])
+    cluster.stabilize()
+    cluster.cut.add(frozenset((1, 4)))
+    cluster.command(1, cluster.told_session(), 2, b"b")
+    cluster.pass_time(2.0)
+    assert cluster.applied(4) == [b"a", b"b"]
+    cluster.isolate(4)
+    for voters in ((1, 2, 3), (1, 2, 5)):
+        cluster.change(1, *voters)
+        cluster.pass_time(0.3)
+    assert cluster.epochs(1, 4) == [3, 1]
+    cluster.heal()
+    cluster.pass_time(3.0)
+    assert 4 in cluster.retired
+
+
 def test_a_learner_that_has_answered_is_sent_nothing_again() -> None:
     cluster = serving()
     cluster.change(1, 1, 2, 3, learners=[4])

@@ -170,7 +170,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "configuration",
     ),
     Opening: ("tell", "named", "due", "asked", "_sealed"),
-    Changing: ("members", "request", "until"),
+    Changing: ("members", "reach", "request", "until"),
     Retry: ("_pause", "_at"),
     Snapshots: ("executed_bytes", "poll_at", "began_at", "retry"),
     CatchingUp: (
