@@ -78,6 +78,7 @@ class Node:
         self.sync_time = world.plan.network.sync
         self.service_time = world.plan.network.service
         self.disk_full = False
+        self.stays_down = False
         self.room = PLENTY
         self._snapshot_at = 0.0
         self.newest: tuple[SimulatedDisk, DiskBooks] | None = None
@@ -108,10 +109,10 @@ class Node:
             self.settings = msgspec.structs.replace(self.settings, servers=tuple(self.world.nodes))
         self._new_disk()
 
-    def knows(self, disk: SimulatedDisk) -> bool:
-        """Whether the cluster that is stored here has this disk among its members'."""
+    def knows(self, disk: SimulatedDisk, identity: int = 0) -> bool:
+        """Whether the cluster that is stored here, this one, has this disk among its members'."""
         found = self.disk.load()
-        if found.made is None:
+        if found.made is None or identity not in (0, found.made.identity):
             return False
         configuration = found.configuration or Configuration.of(found.made)
         return disk.incarnation in configuration.incarnations.values()

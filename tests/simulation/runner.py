@@ -15,6 +15,7 @@ from tests.simulation.bounds import bounded
 from tests.simulation.client import FOREVER, SimulatedClient
 from tests.simulation.coordination import coordinated
 from tests.simulation.coordinator import Coordinator
+from tests.simulation.lasting import leave_broken, mend
 from tests.simulation.plan import Plan
 from tests.simulation.world import World
 
@@ -22,6 +23,9 @@ __all__ = ["Outcome", "run"]
 
 HEAL_SECONDS = 20.0
 """Simulated time in which everything has to be answered once all faults are healed …"""
+CONTEND_SECONDS = 80.0
+"""… or so long where each server that is asked tries to lead: copies of a seeking client's question
+have all of them lead in turn (seed 131077 about members, 37064 about coordination) …"""
 SETTLE_SECONDS = 20.0
 """… and in which, after that, all servers have to be in step with short logs."""
 CHECK_CONFIGURATIONS = 50_000
@@ -94,7 +98,9 @@ def _run_faults(world: World) -> None:
 def _heal(world: World) -> None:
     """All faults are over: what was asked for and something new must be answered, everywhere."""
     world.heal()
-    end = world.now + (HEAL_SECONDS if world.plan.demands_progress else 1.0)
+    leave_broken(world)
+    seconds = CONTEND_SECONDS if world.plan.settings.get("contend") else HEAL_SECONDS
+    end = world.now + (seconds if world.plan.demands_progress else 1.0)
     for client in world.clients.values():
         client.ask(Put(b"last%d" % client.number, b"%d" % client.number), FOREVER)
         client.ask(Get(b"k0"), FOREVER)
@@ -106,8 +112,9 @@ def _heal(world: World) -> None:
     while any(client.pending for client in everybody):
         if not _advance(world, end):
             waiting = [client.number for client in everybody if client.pending]
-            _demand(world, f"clients {waiting} are still waiting after {HEAL_SECONDS} s")
+            _demand(world, f"clients {waiting} are still waiting after {seconds} s")
             return
+    mend(world)
     end = world.now + (SETTLE_SECONDS if world.plan.demands_progress else 1.0)
     while not _settled(world):
         if not _advance(world, end):

@@ -185,7 +185,7 @@ class World:
             self._remedy(node)
         elif "start once with --rejoin" in why:  # it came into force as this disk was being lost
             node.replace_disk()
-        self.schedule(self.now + 0.01 + node.random.random() * 0.5, self._start, node)
+        self.schedule(self.now + 0.01 + node.random.random() * 0.5, self.start_node, node)
 
     def retire(self, node: Node) -> None:
         """A server was taken out of the cluster: its machine is there for another one."""
@@ -194,7 +194,7 @@ class World:
             node.give_back()
         else:
             node.replace_disk(rejoin=False, join=True)
-        self.schedule(self.now + 0.01 + node.random.random() * 0.5, self._start, node)
+        self.schedule(self.now + 0.01 + node.random.random() * 0.5, self.start_node, node)
 
     def connections_end(self, server: int) -> None:
         """The others' machines notice that a server's process is gone, if word gets through."""
@@ -202,16 +202,16 @@ class World:
             if node.id != server and (server, node.id) not in self.network.cut:
                 self.schedule(self.now + self.plan.network.latency, node.lose_connection, server)
 
-    def _start(self, node: object) -> None:
+    def start_node(self, node: object) -> None:
         assert isinstance(node, Node)
-        if not node.up:
+        if not node.up and not node.stays_down:
             self.note(node.id, "starts")
             node.start()
 
     def _fault_crash(self, fault: Fault) -> None:
         node = self._node(fault)
         node.crash("killed")
-        self._later(fault, self._start, node)
+        self._later(fault, self.start_node, node)
 
     def _fault_crash_before_sync(self, fault: Fault) -> None:
         self._node(fault).crash_point = "before"
@@ -222,7 +222,7 @@ class World:
     def _fault_crash_all(self, fault: Fault) -> None:
         for node in self.nodes.values():
             node.crash("killed with all others")
-            self._later(fault, self._start, node)
+            self._later(fault, self.start_node, node)
 
     def _fault_pause(self, fault: Fault) -> None:
         node = self._node(fault)
@@ -376,7 +376,7 @@ class World:
             return
         node.crash("its disk is lost")
         node.replace_disk()
-        self._later(fault, self._start, node)
+        self._later(fault, self.start_node, node)
 
     def _fault_lost_disk_is_back(self, fault: Fault) -> None:
         """A server is started on a disk that was taken for lost, for a while, or until it stops."""
@@ -384,14 +384,14 @@ class World:
         for node in () if old else self.nodes.values():
             if node.take_back():
                 self.faults["lost_disk_was_back"] += 1
-                self.schedule(self.now + 0.01, self._start, node)
+                self.schedule(self.now + 0.01, self.start_node, node)
                 self._later(fault, self._give_back, node)
                 return
 
     def _give_back(self, node: object) -> None:
         assert isinstance(node, Node)
         node.give_back()
-        self._start(node)
+        self.start_node(node)
 
     def _fault_change_settings(self, fault: Fault) -> None:
         """What all servers agree on is changed, if whoever is asked leads and all are known."""
@@ -432,12 +432,13 @@ class World:
         lost = [node.disk]
         node.crash("its disk is lost")
         node.replace_disk(rejoin=False)
-        self._later(fault, self._start, node)
+        self._later(fault, self.start_node, node)
 
         def remedy(_: object) -> None:
             holders = [other for other in self.nodes.values() if any(map(other.knows, lost))]
             if self.watch.making.in_force:
-                able = [other for other in self.nodes.values() if other.knows(other.disk)]
+                made = self.watch.making.identity  # (others may be making another cluster)
+                able = [other for other in self.nodes.values() if other.knows(other.disk, made)]
                 serves = any(other.disk.load().in_force for other in able)
                 if not holders or (serves and 2 * len(able) > len(self.nodes)):
                     return
@@ -450,7 +451,7 @@ class World:
                 lost.append(other.disk)  # others may have made a cluster with it meanwhile
                 other.crash("its directory is emptied")
                 other.replace_disk(rejoin=False)
-                self._later(fault, self._start, other)
+                self._later(fault, self.start_node, other)
             self.schedule(self.now + 1.0, remedy, None)  # what is under way may be taken in yet
 
         self.schedule(self.now + 2 * fault.seconds, remedy, None)
@@ -492,11 +493,11 @@ class World:
             return
         self.faults["old_copy_put_back" if stale else "newest_copy_put_back"] += 1
         node.put_back(copy, books, old=stale)
-        self.schedule(self.now + 0.05, self._start, node)
+        self.schedule(self.now + 0.05, self.start_node, node)
         for other in self.nodes.values():
             if other is not node and fault.group >> other.id & 1 and fault.amount < 0.4:
                 other.crash("goes down while an old copy comes up")
-                self._later(fault, self._start, other)
+                self._later(fault, self.start_node, other)
 
     def _notices(self, node: Node, copy: SimulatedDisk) -> bool:
         if self.plan.spare:
@@ -562,7 +563,7 @@ class World:
                 node.resume()
             node.give_back()
         for node in self.nodes.values():
-            self._start(node)
+            self.start_node(node)
 
     def close(self) -> None:
         """Give back what the servers hold of the real machine."""
