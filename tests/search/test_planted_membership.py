@@ -44,7 +44,7 @@ SIMULATED = {
     "an epoch is entered unasked": (5, "confirmed first"),
     "majority by the old configuration": (3, "progress"),
     "no configuration in the image": (9, "progress"),
-    "the old directory's late P2B counted": (70, "counts are told"),
+    "the old directory's late P2B counted": (239, "counts are told"),
     "a vote in another's name": (1, "no vote without a disk"),
     "a removed directory is taken back": (6, "removed for good"),
 }

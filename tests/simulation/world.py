@@ -463,7 +463,7 @@ class World:
         """
         node = self._node(fault)
         ballot = node.server.promised if node.server is not None else NO_BALLOT
-        to = fault.group % (self.plan.servers + 1)
+        to = fault.group % (len(self.nodes) + 1)
         node.ask_for_change(TransferLeader(fault.step, ballot, to))
 
     def _fault_old_copy(self, fault: Fault) -> None:
