@@ -59,7 +59,9 @@ def run_up(
     out = cast("TextIO", Outlet(sys.stdout.fileno()))  # serving is not to wait for a reader
     console = Console(file=out, highlight=False, soft_wrap=True)
     logger.remove()  # the view below says all that the supervisor would log
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
     cluster = _Shown(
         servers, directory, port=port, metrics=metrics, etcd=etcd or False,
         **cast("dict[str, Any]", options),

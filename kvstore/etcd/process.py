@@ -91,7 +91,7 @@ def run_gateway(
     ready: Callable[[int], None],
     save: Save | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; `ready` is told the port, `save` makes backups.
+    """Serve until SIGTERM, SIGINT or SIGHUP; `ready` is told the port, `save` makes backups.
 
     Raises `PaxonError` if no server answers at first, OSError if the port cannot be had.
     """
@@ -115,7 +115,9 @@ async def _run(
 ) -> None:
     ending = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue  # nohup
         with contextlib.suppress(ValueError, NotImplementedError):
             loop.add_signal_handler(number, ending.set)
     await _serve(servers, secure, listening, ready, ending, save=save)

@@ -383,15 +383,17 @@ def test_up_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     assert process.stdout is not None
     assert any("leader" in line for line in process.stdout), "the view tells of changes"
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    for ending in (signal.SIGTERM, signal.SIGINT):
+    nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    for ending in (signal.SIGTERM, signal.SIGINT if nohup else signal.SIGHUP):
         _, errors = process.communicate(timeout=30)
         assert process.returncode == 0, errors
         assert errors == ""
         # What was acknowledged is there again.
         process, addresses = start_up(tmp_path / "data")
         assert paxon_here("get", "a", "--cluster", addresses).stdout == b"1"
-        process.send_signal(ending)
+        (os.kill if ending == signal.SIGTERM else os.killpg)(process.pid, ending)
     process.communicate(timeout=30)
+    assert process.returncode == 0
 
 
 def test_up_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> None:
