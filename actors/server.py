@@ -1845,7 +1845,7 @@ class PaxosServer(BurstActor):
         if self.comparing.inquiry is not None:
             deadline = min(deadline, self.comparing.inquiry.until)
         if self.reception.turns.waiting:
-            deadline = min(deadline, self.reception.turns.due(self._clock.monotonic()))
+            deadline = min(deadline, self.reception.turns.due(self.latencies.burst.total))
         if self.log.chosen_to < self.catching_up.known_commit:
             deadline = min(deadline, self.catching_up.ask_at)
         return deadline

@@ -347,11 +347,14 @@ class ClientTurns:
             self.messages -= len(waiting.requests)
             self.bytes -= waiting.bytes
 
-    def due(self, now: float) -> float:
-        """When somebody's turn comes; infinity if nobody waits."""
+    def due(self, busy: float) -> float:
+        """When somebody's turn comes; infinity if nobody waits.
+
+        `busy` are the seconds of all steps: what remains is what the server listens.
+        """
         due = min((w.not_before for w in self.waiting.values() if w.requests), default=NEVER)
         if owing := self._owing():
-            return min(due, self._there_until(owing, now))
+            return min(due, self._there_until(owing, self.listened + busy))
         return due
 
 

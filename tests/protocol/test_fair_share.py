@@ -175,7 +175,7 @@ def test_who_asked_for_what_takes_no_time_sits_out_for_what_its_frames_take(slow
     slow.request(1, *[Query(n, "stale", b"0") for n in range(3000)], client=FLOODER)
     turns = slow.servers[1].reception.turns
     while turns.messages:
-        slow.clock.now = max(slow.clock.now, turns.due(slow.clock.now))
+        slow.clock.now = max(slow.clock.now, turns.due(slow.servers[1].latencies.burst.total))
         slow.step(1)
     assert len(slow.told(QueryReply, FLOODER)) == 3000
     assert slow.clock.now <= 100.0 + 2 * 3000 * MESSAGE_SECONDS + CLIENT_SECONDS
@@ -272,7 +272,7 @@ def test_those_that_took_much_do_not_all_sit_out_beside_an_idle_server() -> None
     turns.heard(b"modest", asks, 1.0)  # … but they do while somebody is there who took little, …
     turns.listened = 0.09
     assert turns.next(1.05) is None
-    assert turns.due(1.05) == pytest.approx(1.06)  # (a tenth of a second, for so much was taken,
+    assert turns.due(0.96) == pytest.approx(1.06)  # (a tenth of a second, for so much was taken,
     assert turns.next(1.25) is None  # not counting the time of steps), …
     turns.listened = 0.11
     turns.hold_back(OTHER, (1, 1), 1.25)  # … or who owes less and is not in line …
@@ -285,6 +285,19 @@ def test_those_that_took_much_do_not_all_sit_out_beside_an_idle_server() -> None
     turns.wait_for_reader(b"does not read", 9.0)
     turns.heard(b"does not read", asks, 1.4)  # and whoever does not read is not there
     assert turns.next(1.4) == (FLOODER, turns.waiting[FLOODER])
+
+
+def test_waiting_for_who_was_heard_ends_though_nothing_comes(slow: Cluster) -> None:
+    server, now = slow.servers[1], slow.clock.now
+    turns = server.reception.turns
+    slow.request(1, StatusRequest(1), client=OTHER)
+    turns.charge(FLOODER, 0.2, now)
+    turns.add(FLOODER, [StatusRequest(2)])
+    turns.waiting[FLOODER].took = 0.0
+    due = server.next_deadline()
+    assert due == pytest.approx(now + 0.02)
+    slow.clock.now += 0.015
+    assert server.next_deadline() == due, "it runs away from who sleeps until then"
 
 
 def test_who_has_left_or_waits_for_a_snapshot_does_not_count_for_what_is_executed_then() -> None:
@@ -322,7 +335,7 @@ def test_a_pipeline_does_not_starve_beside_many(others: int, stay: bool) -> None
             turns.heard(client, asks, now)
             turns.add(client, asks)
         if (turn := turns.next(now)) is None:
-            now, before = min([turns.due(now), *[at for at, _ in due[:1]]]), now
+            now, before = min([turns.due(now - turns.listened), *[at for at, _ in due[:1]]]), now
             turns.listened += now - before
             continue
         client, waiting = turn

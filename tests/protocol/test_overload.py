@@ -94,7 +94,8 @@ def serve_all(cluster: Cluster, server: int = 1) -> list[int]:
     steps, turns = [], cluster.servers[server].reception.turns
     while turns.messages or cluster.servers[server].next_deadline() <= cluster.clock.now:
         cluster.clock.now = max(
-            cluster.clock.now, turns.due(cluster.clock.now) if turns.messages else 0.0
+            cluster.clock.now,
+            turns.due(cluster.servers[server].latencies.burst.total) if turns.messages else 0.0,
         )
         Frames.sizes.clear()
         cluster.step(server)
