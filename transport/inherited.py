@@ -11,10 +11,11 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["keep_from_forks", "closed_here"]
+__all__ = ["as_socket", "keep_from_forks", "closed_here"]
 
 _kept: set[int] = set()
 """Locks and listening sockets."""
@@ -52,13 +53,30 @@ def _local_port(descriptor: int) -> object:
     try:
         if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
             return None
-        with socket.socket(fileno=os.dup(descriptor)) as found:
+        with as_socket(descriptor) as found:
             name = found.getsockname()
     except OSError:
         return None
     if found.family in (socket.AF_INET, socket.AF_INET6):
         return name[1] or None
     return name or None
+
+
+@contextmanager
+def as_socket(descriptor: int) -> Iterator[socket.socket]:
+    """A socket that somebody else has open, who may have closed it: `OSError` if it is none.
+
+    Its number may be a file's by then. A copy of that, left open, would keep the room of a
+    snapshot that has been deleted.
+    """
+    copy = os.dup(descriptor)
+    try:
+        found = socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
+    with found:
+        yield found
 
 
 os.register_at_fork(after_in_child=_in_fork)

@@ -6,8 +6,6 @@ import contextlib
 import ctypes
 import itertools
 import math
-import os
-import socket
 import struct
 import threading
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ import zmq
 
 from paxon.transport.binding import dial, dialled, is_host_name, others_of
 from paxon.transport.descriptors import DescriptorGuard
+from paxon.transport.inherited import as_socket
 from paxon.transport.intake import Ledger
 
 __all__ = ["PortMonitor", "LinkMonitor"]
@@ -259,7 +258,7 @@ def _ways(addresses: Sequence[str]) -> list[tuple[str, int]]:
 def _end_if_with_itself(descriptor: int) -> None:
     """End a connection whose two ends are one: TCP makes such if nobody listens (see `dialled`)."""
     try:
-        with socket.socket(fileno=os.dup(descriptor)) as link:
+        with as_socket(descriptor) as link:
             if link.getsockname() == link.getpeername():
                 # Not in good order, after which the port would stay taken for a minute.
                 nowhere = ctypes.create_string_buffer(SOCKADDR_BYTES)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -15,7 +16,7 @@ import pytest
 import zmq
 
 from paxon.kvstore.client.addresses import free_ports
-from paxon.transport import Context, LinkMonitor, binding
+from paxon.transport import Context, LinkMonitor, binding, monitor
 from paxon.transport.binding import bind, dialled, in_ephemeral_range, is_host_name
 from tests.cluster.helpers import wait_until
 from tests.faults.namespaces import Switch, inside, no_namespaces
@@ -34,6 +35,14 @@ def no_ipv6() -> str:
     except OSError:
         return "this machine has no IPv6"
     return ""
+
+
+def test_a_link_whose_number_is_a_files_by_now_leaves_no_descriptor(tmp_path: Path) -> None:
+    """It would keep a deleted snapshot's room for as long as the server runs."""
+    with (tmp_path / "file").open("wb") as file:
+        before = sorted(Path("/dev/fd").iterdir())
+        monitor._end_if_with_itself(file.fileno())
+        assert sorted(Path("/dev/fd").iterdir()) == before
 
 
 def test_which_are_names() -> None:
