@@ -601,6 +601,8 @@ class Membership(Part):
         confirmation = self.confirmation
         if confirmation.entering:
             self._ask_for_counts()
+            if confirmation.settle(self._outbox.now):  # a moved directory needs fewer after a while
+                self._host.look_for_vote()
         question = CountQuestion(confirmation.life, self._storage.incarnation, self._storage.count)
         for server in confirmation.tellers() if confirmation.life else ():
             self._outbox.send(server, question)

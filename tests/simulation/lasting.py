@@ -99,4 +99,8 @@ def _all_vote(world: World) -> bool:
     """Whether each voter knows that it is one: none could be confirmed through another (M15)."""
     voters = world.watch.epochs.last.voters
     servers = [world.nodes[server].server for server in voters]
-    return all(server is not None and server.is_voter for server in servers) and _goes_on(world, ())
+    epoch = world.watch.epochs.last.epoch
+    return _goes_on(world, ()) and all(
+        server is not None and server.is_voter and server.configuration.epoch == epoch
+        for server in servers
+    )

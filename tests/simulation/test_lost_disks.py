@@ -8,6 +8,7 @@ from paxon.actors import Ballot, ServerId
 from paxon.actors.messages import Made
 from paxon.actors.records.configuration import Configuration, Member, encode_config
 from tests.invariants import ClusterWatch
+from tests.simulation import draw_plan, run
 
 
 def sealed(members: tuple[ServerId, ...], holders: tuple[ServerId, ...]) -> ClusterWatch:
@@ -59,3 +60,9 @@ def test_none_is_spared_while_a_change_is_proposed() -> None:
     assert watch.may_lose_disk(1)
     watch._sealing.add(Ballot.first_of(1).next_for(1))
     assert not watch.may_lose_disk(1)
+
+
+@pytest.mark.parametrize("seed", [320065, 320585])
+def test_a_moved_directory_gets_its_vote_though_another_voter_stays_down(seed: int) -> None:
+    """It entered an epoch while all had to confirm it, and nobody looked once a majority was enough."""
+    assert not run(draw_plan(seed, 1000, about_members=True)).broken
