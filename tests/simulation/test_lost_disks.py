@@ -64,5 +64,5 @@ def test_none_is_spared_while_a_change_is_proposed() -> None:
 
 @pytest.mark.parametrize("seed", [320065, 320585])
 def test_a_moved_directory_gets_its_vote_though_another_voter_stays_down(seed: int) -> None:
-    """It entered an epoch while all had to confirm it, and nobody looked once a majority was enough."""
+    """It entered an epoch while all had to confirm it; nobody looked once a majority was enough."""
     assert not run(draw_plan(seed, 1000, about_members=True)).broken
