@@ -397,6 +397,9 @@ class SlotRequest(Wire, frozen=True, tag=5):
     slot: int
 
 
+SettingName: TypeAlias = Annotated[str, msgspec.Meta(max_length=100)]
+
+
 class ChangeSettings(Wire, frozen=True, tag=6):
     """Client → leader: agree on other values (docs/settings.md). Answered by a `QueryReply`."""
 
@@ -404,7 +407,7 @@ class ChangeSettings(Wire, frozen=True, tag=6):
     """Random 63-bit number that ties the reply to the request."""
     changed_at: int
     """See `Change` (actors/execution/agreed.py), as the next."""
-    values: Annotated[dict[str, int | float], msgspec.Meta(max_length=100)]
+    values: Annotated[dict[SettingName, int | float], msgspec.Meta(max_length=100)]
 
 
 class Renew(Wire, frozen=True, tag=11):

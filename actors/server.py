@@ -1858,7 +1858,7 @@ class PaxosServer(BurstActor):
         self._on_learner_timers()
         reign = self._reign
         if reign is not None:
-            if now - self._led_at() > self.settings.election_timeout_max:
+            if now - self._led_at() > self.settings.election_timeout_max and self._majority > 1:
                 self._lose_quorum()
                 return
             self._on_thrift_timers(reign)

@@ -306,7 +306,10 @@ class SqliteStorage(Storage):
 
         It is tried once more if snapshots can make room for it.
         """
-        before = self._row_count, self._rows_checksum, self._log_pages, self._discarding
+        before = (
+            self._row_count, self._rows_checksum, self._log_pages, self._discarding,
+            self._logged_bytes,
+        )  # fmt: skip
         cursor = self._cursor
         assert cursor is not None
         count = self.count + 1
@@ -328,7 +331,10 @@ class SqliteStorage(Storage):
             # Rolled back as a whole, and nothing of it was synced.
             if again or not isinstance(failure, DiskFullError) or not self._files.make_room():
                 raise failure from error
-            self._row_count, self._rows_checksum, self._log_pages, self._discarding = before
+            (
+                self._row_count, self._rows_checksum, self._log_pages, self._discarding,
+                self._logged_bytes,
+            ) = before  # fmt: skip
             logger.warning(
                 "server {}: the disk is full; gave up what a snapshot under way or an old one "
                 "took, for the log comes first: free some space",
@@ -498,7 +504,8 @@ class SqliteStorage(Storage):
             self.room = PLENTY  # holding clients back would help nobody
         if self.room > NO_ROOM and self._discarding:
             self.room = max(self.room, DELETING_ROOM)
-        self.room -= sum(len(value) for _, value, _ in self._rows.values())
+        collected = sum(len(value) for _, value, _ in self._rows.values())
+        self.room, self.largest = self.room - collected, self.largest - collected
         self._checkpoint_at = checkpoint_pages(self.room)
         # Each tenth of a second it is looked at anyway (`maintain`); in between after much alone.
         self._look_below = self.room // 2 if self._ample else PLENTY

@@ -175,6 +175,7 @@ class Storage(ABC):
         self._ballots[slot] = ballot
         self._rows[slot] = (ballot, value, crc32(value) if checksum is None else checksum)
         self.room -= len(value)
+        self.largest -= len(value)
         self.dirty = True
 
     def save_chosen_to(self, slot: int, *, lazily: bool = True) -> None:

@@ -14,7 +14,16 @@ from collections.abc import Mapping, Sequence
 
 from paxon.actors.environment import NEVER, ClientToken
 from paxon.actors.limits.allowances import CLIENT_SECONDS, MESSAGE_BYTES
-from paxon.actors.messages import ClientMessage, Command, Query, Renew, Watch
+from paxon.actors.members import ChangeMembers
+from paxon.actors.messages import (
+    ChangeSettings,
+    ClientMessage,
+    Command,
+    Query,
+    Renew,
+    Unwatch,
+    Watch,
+)
 
 __all__ = ["ClientTurns", "Openings", "Stored", "Waiting"]
 
@@ -50,6 +59,9 @@ ALLOWED_AHEAD = 0.5
 """… and what it may take in so many seconds beside is greedy (a sixteenth of one) …"""
 MOST_GREEDY = 4
 """… and counts for so many at most, itself included."""
+ID_BYTES, SETTING_BYTES = 40, 512
+"""What a number in a list takes in memory, and a setting with the longest name, or a change of a
+member without its addresses."""
 REMEMBERED_CLIENTS = 4096
 """Clients whose openings or time are counted, the last ones heard."""
 
@@ -125,9 +137,9 @@ class ClientTurns:
         self._awaited_at = self.listened
 
     def _is_not_modest(self, client: ClientToken) -> None:
-        self._awaited_at = -NEVER  # (it may have been this one; any other is found again)
         if self._modest.pop(client, None) is not None:
             self.modest = None
+            self._awaited_at = -NEVER  # (it may have been this one; any other is found again)
 
     def others_present(self, client: ClientToken, since: float) -> bool:
         """Whether anybody but this client waits, or was heard since then or a little before."""
@@ -370,6 +382,13 @@ def request_bytes(request: ClientMessage) -> int:
         return len(request.command) + MESSAGE_BYTES
     if isinstance(request, Query | Watch):
         return len(request.query) + MESSAGE_BYTES
+    if isinstance(request, Unwatch):
+        return len(request.ids) * ID_BYTES + MESSAGE_BYTES
+    if isinstance(request, ChangeSettings):
+        return len(request.values) * SETTING_BYTES + MESSAGE_BYTES
+    if isinstance(request, ChangeMembers):
+        names = sum(len(c.peer) + len(c.client) + len(c.key) for c in request.changes)
+        return names + len(request.changes) * SETTING_BYTES + MESSAGE_BYTES
     return MESSAGE_BYTES
 
 

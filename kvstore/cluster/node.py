@@ -337,6 +337,7 @@ class _World:
         self._given_up = True
         with suppress(Exception):
             reference.stop(block=False).get(timeout=_CHECK_SECONDS)
+        _running.discard(reference)  # (the program's end need not wait for it once more)
 
     def storage(self) -> Storage:
         """The disk, or memory if there is no directory."""

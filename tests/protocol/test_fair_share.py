@@ -6,12 +6,15 @@ from typing import Any, ClassVar
 
 import pytest
 
+from paxon.actors.ballot import NO_BALLOT
 from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.limits.allowances import CLIENT_SECONDS, EXECUTION_FACTOR, MESSAGE_SECONDS
 from paxon.actors.limits.turns import MAX_BYTES, ClientTurns, Stored
+from paxon.actors.members import ChangeMembers, MemberChange
 from paxon.actors.messages import (
     P2A,
+    ChangeSettings,
     Command,
     CommandReply,
     Overloaded,
@@ -20,6 +23,7 @@ from paxon.actors.messages import (
     Renew,
     StatusReply,
     StatusRequest,
+    Unwatch,
     Watch,
 )
 from paxon.actors.parts.reception import BURST_MESSAGES, RENEWALS
@@ -443,6 +447,14 @@ def test_what_waits_is_counted_whatever_it_is() -> None:
     turns, half = ClientTurns(), bytes(MAX_BYTES // 2)
     assert turns.add(FLOODER, [Renew(1, half)])
     assert not turns.add(FLOODER, [Watch(2, half)])
+    for request in (
+        Unwatch(list(range(20_000))),
+        ChangeSettings(1, 0, dict.fromkeys(map(str, range(100)), 1)),
+        ChangeMembers(1, NO_BALLOT, (MemberChange("add", 4, 1, "x" * 50_000),)),
+    ):
+        turns = ClientTurns()
+        assert turns.add(FLOODER, [request])
+        assert turns.bytes > 50_000
 
 
 def test_large_replies_count_like_the_time_that_sending_them_takes(led: Cluster) -> None:

@@ -167,6 +167,18 @@ def test_who_misses_something_asks_for_it_without_room_too_where_no_snapshot_mak
     assert behind.application.executed == cluster.servers[1].application.executed
 
 
+def test_what_comes_together_is_kept_as_far_as_the_disk_itself_takes_it() -> None:
+    cluster, session = saved()
+    leader, behind, disk = cluster.servers[1], cluster.servers[3], cluster.storages[3]
+    cluster.storages[2].room = PLENTY
+    disk.largest, known = 0, behind.log.chosen_to
+    cluster.execute(1, session, LARGE, LARGE)
+    disk.largest = 2 * len(LARGE)  # (and some bytes more for each)
+    missed = list(leader.log.accepted_from(known + 1))
+    cluster.hand(3, 1, CatchUp(missed, leader.log.chosen_to))
+    assert behind.log.chosen_to == known + 1
+
+
 def test_who_missed_something_waits_for_the_snapshot_that_makes_room() -> None:
     cluster, session = led()
     disk, behind = cluster.storages[3], cluster.servers[3]

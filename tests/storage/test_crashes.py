@@ -235,6 +235,7 @@ def test_snapshots_make_way_for_a_commit(small_disk: Path, what: str) -> None:
     logger.remove(sink)
     assert any("the disk is full; gave up" in text for text in lines)
     assert not storage.taking_snapshot
+    assert storage._logged_bytes == storage._bytes_above(0), "what was tried twice counts once"
     storage.close()
     subprocess.run(["mount", "-o", "remount,size=32m", str(small_disk)], check=True)
     storage = open_sqlite(small_disk / "data")
