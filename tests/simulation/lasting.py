@@ -101,6 +101,9 @@ def _all_vote(world: World) -> bool:
     servers = [world.nodes[server].server for server in voters]
     epoch = world.watch.epochs.last.epoch
     return _goes_on(world, ()) and all(
-        server is not None and server.is_voter and server.configuration.epoch == epoch
+        server is not None
+        and server.is_voter
+        and not server.membership.confirmation.pending  # (one may have just been started)
+        and server.configuration.epoch == epoch
         for server in servers
     )
