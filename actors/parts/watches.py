@@ -36,10 +36,12 @@ class Watches(Part):
         reign = host._reign
         if reign is None:
             known = max(known, host.catching_up.known_commit)
+        now, patience = self._outbox.now, 2 * host.settings.election_timeout_max
         return (
             host.is_member
-            and host._led_at() > self._outbox.now - 2 * host.settings.election_timeout_max
+            and host._led_at() > now - patience
             and known - executed <= FAR_BEHIND
+            and self._watching.stands_still(executed, known, now) <= patience
             and (reign is None or not (crowded or reign.sealing or executed < reign.takeover_end))
         )
 

@@ -63,10 +63,21 @@ class Watching:
     """The state machine was asked for what happened up to this slot."""
     tidy_at: float = 0.0
     """When to look for clients that are gone, monotonic seconds."""
+    late: tuple[int, float] | None = None
+    """What was executed when more was first known to be chosen, and when that was."""
     _clients: dict[ClientToken, _Client] = field(default_factory=dict)
     _next: int = 0
     _held_at: float = -OF_LATE
     _bytes: int = 0
+
+    def stands_still(self, executed: int, known: int, now: float) -> float:
+        """Seconds for which nothing was executed although more is known to be chosen."""
+        if known <= executed:
+            self.late = None
+            return 0.0
+        if self.late is None or self.late[0] != executed:
+            self.late = executed, now
+        return now - self.late[1]
 
     def held_of_late(self, now: float) -> bool:
         """Whether the leader is to tell of each commit; asked at each heartbeat."""

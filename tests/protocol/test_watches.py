@@ -365,6 +365,20 @@ def test_a_server_that_is_far_behind_holds_none() -> None:
     assert told(cluster, 7) == [(ReplyStatus.NOT_CURRENT, b"")]
 
 
+def test_a_server_that_hears_of_more_and_never_gets_it_lets_go_of_its_watches() -> None:
+    """What it asks for is lost on the way: it is but one slot behind, and for good."""
+    cluster, _ = running()
+    server = cluster.servers[3]
+    cluster.request(3, Watch(7, b"1"))
+    cluster.cut |= {frozenset((1, 3)), frozenset((2, 3))}
+    for number in range(20):
+        ahead = beat(server.promised, 1000 + number, commit=server.log.chosen_to + 1)
+        cluster.hand(3, 1, ahead)
+        assert number > 4 or told(cluster, 7) == []
+        cluster.pass_time(0.2)
+    assert told(cluster, 7) == [(ReplyStatus.NOT_CURRENT, b"")]
+
+
 def test_a_leader_leaves_a_crowd_that_could_ask_elsewhere_to_others() -> None:
     cluster, _ = running()
     for server in (1, 2):

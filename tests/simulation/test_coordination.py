@@ -22,6 +22,10 @@ def test_what_coordinating_clients_are_told_holds(seed: int) -> None:
     assert not outcome.broken, outcome.text
 
 
+def test_nobody_watches_for_good_at_a_server_that_hears_and_is_not_heard() -> None:
+    assert not run(draw_plan(60307, 1000, about_coordination=True)).broken
+
+
 @pytest.mark.slow
 def test_it_comes_to_all_that_may_happen() -> None:
     met: Counter[str] = Counter()
