@@ -1826,11 +1826,11 @@ class PaxosServer(BurstActor):
             return -NEVER
         reign, following = self._reign, self._following
         if reign is not None:
-            due, thrift = (
-                min(reign.heartbeat_at, reign.retransmit_at, reign.chores.at),
-                reign.thrift,
-            )
-            due = min(due, thrift.p2as_due_at, thrift.round_due_at)
+            thrift = reign.thrift
+            due = min(
+                reign.heartbeat_at, reign.retransmit_at, reign.chores.at, thrift.p2as_due_at,
+                thrift.round_due_at,
+            )  # fmt: skip
         elif self._candidacy is not None:
             due = min(following.election_at, self._candidacy.ask_again_at)
         elif self._held.requests and self._contends_now():

@@ -38,7 +38,8 @@ MAX_TOTAL_BYTES = 256 << 20
 PRESENT_SECONDS = 0.1
 """A client counts as present for so long after it was heard, and as long as it had to wait."""
 SILENT_SECONDS = 0.02
-"""It is not waited for once the server has listened for so long and heard nothing of it."""
+"""Whoever owes goes on once the server has listened for so long and heard of nobody else, or for as
+long as the last turn took, PRESENT_SECONDS at most."""
 HELD_SECONDS = 10.0
 """A client sits out at most so long, whatever it did: a machine that was suspended meanwhile, or a
 slot that found no majority, makes anything take for ever."""

@@ -99,6 +99,15 @@ def test_a_busy_server_still_finds_out_that_its_leader_is_dead(led: SlowDisks) -
         assert led.clock.now < began + 4.0
 
 
+def test_a_lone_server_that_stood_still_leads_on() -> None:
+    """Nobody else's answers could be missing."""
+    cluster = Cluster(1).start()
+    cluster.lead(1)
+    cluster.clock.now += 60.0
+    cluster.step(1)
+    assert cluster.servers[1].role == "leader"
+
+
 def test_one_large_value_at_a_time_is_being_chosen(led: SlowDisks) -> None:
     """What is stored in one go, and what a successor proposes again, is bounded by bytes."""
     session = led.open_session(1)
