@@ -69,12 +69,6 @@ class EpochBooks:
         """The configuration that a change has led to."""
         return next((c for c in self.configurations[1:] if c.request == request), None)
 
-    def on_accepted(self, slot: int, ballot: Ballot) -> str:
-        """Somebody stores a value of this ballot."""
-        if ballot.epoch >= len(self.configurations):
-            return f"slot {slot} is accepted in {ballot}, an epoch that was never opened"
-        return ""
-
     def on_chosen(self, slot: int, ballot: Ballot, value: bytes) -> str:
         """A majority of the ballot's epoch has accepted it."""
         epoch = ballot.epoch

@@ -46,7 +46,6 @@ PREDICATES = {
     "guarded": "a guarded write is done only while its lock is held, and fences never fall",
     "linearizable": "the clients' history has an order that explains all results",
     "progress": "once all faults are healed, everything asked for is answered in bounded time",
-    "memory falls back": "once all are in step again, the logs are short again",
     "no failure": "a server stops only for its disk",
     "confirmed first": "a started server stores and answers nothing before a majority confirms it",
     "old copies stay out": "an old copy of a directory that enough others know newer never votes",

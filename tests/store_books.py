@@ -238,14 +238,10 @@ class StoreBooks:
 
     def _may_be_gone(self, operation: Operation) -> bool:
         """Whether it may be answered that history does not go back so far."""
-        match operation:
-            case Range(revision=revision):
-                return self.may_be_compacted(revision)
-            case Events(after):
-                return self.may_be_compacted(after + 1)
-            case _:  # compacting to what is gone already, or reading it in a transaction
-                revision = min(_revisions(operation), default=0)
-                return self.may_be_compacted(revision)
+        if isinstance(operation, Events):
+            return self.may_be_compacted(operation.after + 1)
+        # (A range or transaction of the present reads nothing that may be gone.)
+        return self.may_be_compacted(min(_revisions(operation), default=self.model.revision))
 
     def may_be_compacted(self, revision: int) -> bool:
         """Whether a revision may be gone from history: compacted, or old and one of too many."""
@@ -419,9 +415,8 @@ class StoreBooks:
     def read(self, wanted: Range | Txn, floor: int, result: Result) -> None:
         """A read's answer; before it was asked, clients had been told of revision `floor`."""
         if is_refusal(result):
-            revision = wanted.revision if isinstance(wanted, Range) else 0
             require(
-                result.get("kind") == "compacted" and self.may_be_compacted(revision),
+                result.get("kind") == "compacted" and self._may_be_gone(wanted),
                 "history kept", "%r was refused: %r", wanted, result,
             )  # fmt: skip
             return
