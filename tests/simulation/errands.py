@@ -446,18 +446,14 @@ def closing(client: Coordinator) -> Steps:
         from tests.simulation.sharing import drain
 
         yield from drain(client)
-    while client.watching:
+    while client.watching:  # in turn: each is asked for again only once its answer is taken
         for watch in list(client.watching):
-            yield from _to_the_end(client, watch)
-
-
-def _to_the_end(client: Coordinator, watch: Watch) -> Steps:
-    while watch.complete_to < client.books.model.revision:
-        with contextlib.suppress(PaxonError):
-            yield Next(watch, 0.5)
-        if is_refusal(watch.take()):
-            return
-    watch.drop()
+            if watch.complete_to < client.books.model.revision:
+                with contextlib.suppress(PaxonError):
+                    yield Next(watch, 0.5)
+                watch.take()
+            elif watch in client.watching:
+                watch.drop()
 
 
 _ERRANDS: dict[str, Any] = {
