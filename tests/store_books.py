@@ -33,6 +33,7 @@ from paxon.kvstore.store.operations import (
     encode_operations,
     is_refusal,
 )
+from paxon.kvstore.store.state import State
 from tests.kvstore.model import Entry, Model
 from tests.predicates import InvariantBroken, require
 
@@ -434,6 +435,33 @@ class StoreBooks:
             "%r was answered %r in revision %d; it was %r", wanted, result, revision, expected,
         )  # fmt: skip
         self.told = max(self.told, revision)
+
+    def begin_saving(self) -> tuple[int, int, set[int]]:
+        """Somebody is about to save a backup: what it must not miss."""
+        return self.told, self.model.now, set(self.model.leases)
+
+    def saved(self, revision: int, state: State, begun: tuple[int, int, set[int]]) -> None:
+        """A backup of a revision was saved; restored it would be this state, at a time of 0."""
+        (floor, began, leases), model = begun, self.model
+        found = {
+            key: Entry(bytes(item.value), item.created, item.modified, item.version, item.lease)
+            for key, item in state.data.items()
+        }
+        timely = floor <= revision <= model.revision < state.revision
+        require(
+            timely and found == model.states[revision],
+            "as the model", "saved as of revision %d, after %d was told: %r; there was %r",
+            revision, floor, found, model.states.get(revision),
+        )  # fmt: skip
+        for number, (ttl, due) in model.leases.items():
+            lease = state.leases.get(number)
+            require(
+                lease.left(0) <= min(ttl, due - began) if lease else number not in leases,
+                "as the model", "lease %x is saved as %r, and lives to %d", number, lease, due,
+            )  # fmt: skip
+        held = {entry.lease for entry in found.values()} - {0, *state.leases.ids()}
+        require(not held, "as the model", "leases %r of keys are not in the backup", held)
+        self.counts["backups saved"] += 1
 
     def watched(self, wanted: Events, told: int, result: Result) -> int:
         """A watcher that was told all up to `told` gets an answer; up to where it is told now."""

@@ -138,8 +138,9 @@ def wrong_cluster(
 ) -> errors.WrongCluster:
     """The error of all that is asked for when a server of another cluster has answered.
 
-    It takes in nothing, but what was sent to the client's own cluster may be executed: the requests
-    of which that is so end here, with an error that says it.
+    It takes in nothing, but what was sent to the client's own cluster may be executed, at this very
+    address, too: a server of that may have been here before. The requests of which that is so end
+    here, with an error that says it.
     """
     text = (
         f"the servers at {address} belong to another cluster, "
@@ -151,7 +152,7 @@ def wrong_cluster(
         "; the write may have taken effect in the client's own cluster: its outcome is unknown"
     )
     for request in requests:
-        if request.kind == "command" and request.undecided > (request.sent_to == address):
+        if request.kind == "command" and request.undecided > 0:
             for ticket in request.tickets:
                 error = errors.WrongCluster(text + outcome, address=address, unknown=True)
                 ticket.complete(None, error, False)

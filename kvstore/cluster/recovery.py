@@ -25,7 +25,7 @@ from paxon.actors.disk.data_directory import (
     sync_directory,
 )
 from paxon.actors.disk.sqlite_storage import SqliteStorage
-from paxon.actors.disk.storage import Recovered, SnapshotInfo, StorageError
+from paxon.actors.disk.storage import Recovered, SnapshotInfo, Storage, StorageError
 from paxon.actors.execution.agreed import Agreed, decode_agreed, encode_agreed
 from paxon.actors.execution.application import Application
 from paxon.actors.messages import NO_OP, Made
@@ -44,8 +44,10 @@ __all__ = [
     "Recovery",
     "check_free",
     "found_cluster",
+    "found_on",
     "recover",
     "restart_revisions",
+    "snapshot_of",
 ]
 
 REVISIONS_AHEAD = 1_000_000_000
@@ -192,23 +194,35 @@ def _make(
     directories: dict[int, Path], name: str, image: Callable[[int], bytes], agreed: Agreed
 ) -> None:
     identity = 1 + secrets.randbits(62) % ((1 << 62) - 1)
-    whole = image(identity)
-    info = SnapshotInfo(1, len(whole), zlib.crc32(whole))
     with ExitStack() as stack:
         storages = {
             server: stack.enter_context(closing(SqliteStorage(path, name, server, fork=False)))
             for server, path in directories.items()
         }
-        members = tuple((server, storages[server].incarnation) for server in sorted(storages))
-        made = Made(identity, name, members, encode_agreed(agreed))
-        for storage in storages.values():
-            storage.load()
-            storage.save_made(made, in_force=True)
-            if storage.receive_snapshot(info, 0, whole) < info.size:
-                raise StorageError("there is no room for the snapshot")
-            storage.adopt_snapshot(info)
-            storage.commit()
-            storage.maintain(tidy=False)
+        found_on(storages, name, image, agreed, identity)
+
+
+def found_on(
+    storages: Mapping[int, Storage],
+    name: str,
+    image: Callable[[int], bytes],
+    agreed: Agreed,
+    identity: int,
+) -> Made:
+    """Make a cluster of these servers' empty storages; see `found_cluster`."""
+    whole = image(identity)
+    info = SnapshotInfo(1, len(whole), zlib.crc32(whole))
+    members = tuple((server, storages[server].incarnation) for server in sorted(storages))
+    made = Made(identity, name, members, encode_agreed(agreed))
+    for storage in storages.values():
+        storage.load()
+        storage.save_made(made, in_force=True)
+        if storage.receive_snapshot(info, 0, whole) < info.size:
+            raise StorageError("there is no room for the snapshot")
+        storage.adopt_snapshot(info)
+        storage.commit()
+        storage.maintain(tidy=False)
+    return made
 
 
 # --- recovering ----------------------------------------------------------------------------------

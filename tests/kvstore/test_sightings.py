@@ -10,13 +10,14 @@ import pytest
 import zmq
 
 from paxon.actors.execution.state_machine import StateMachine
-from paxon.actors.messages import NotLeader, OtherCluster
+from paxon.actors.messages import NotLeader, OpenSession, OtherCluster, SessionOpened
 from paxon.kvstore import (
     Client,
     CommandClient,
     InvalidRequest,
     OperationFailed,
     RequestTimeout,
+    WrongCluster,
 )
 from paxon.kvstore.client.core import RawCore
 from paxon.kvstore.client.sightings import Sightings
@@ -76,6 +77,20 @@ def test_a_server_of_another_cluster() -> None:
     core.receive(A, [OtherCluster("orders", 0xAB, 0xCD)], 1.5)
     assert "cluster 'orders' (00000000000000ab)" in str(ticket.error)
     assert "belongs to cluster 00000000000000cd" in str(ticket.error)
+
+
+def test_a_write_may_have_come_before_the_other_cluster_did() -> None:
+    """The one that answers has taken the address of one that was sent it."""
+    core = RawCore([A], random.Random(1))
+    sent = core.submit(b"w", now=1.0, deadline=9.0)
+    [(_, [opening])] = core.poll(1.0)
+    assert isinstance(opening, OpenSession)
+    core.receive(A, [SessionOpened(opening.nonce, 9)], 1.1)
+    core.poll(1.1)
+    unsent = core.submit(b"v", now=1.2, deadline=9.0)
+    core.receive(A, [OtherCluster("orders", 0xAB, 0xCD)], 1.3)
+    errors = sent.error, unsent.error
+    assert [isinstance(e, WrongCluster) and e.unknown for e in errors] == [True, False]
 
 
 def test_a_client_says_so(servers: SocketCluster) -> None:

@@ -29,8 +29,9 @@ from paxon.kvstore.store.state import State
 from paxon.kvstore.store.store import KVStore
 from paxon.kvstore.store.transactions import Transaction
 from paxon.kvstore.store.watching import Watches
+from paxon.transport import FrameCodec
 from tests.search.planted import Original, PlantedBug, planted
-from tests.simulation import errands, sharing
+from tests.simulation import backups, errands, sharing
 from tests.simulation.coordinator import Ask, Coordinator
 
 __all__ = ["COORDINATION"]
@@ -409,4 +410,18 @@ _plant(
     "a barrier that opens for one fewer",
     "who waits goes on before the last one is there",
     (Hall, "__init__", _one_fewer),
+)
+
+# --- backups -------------------------------------------------------------------------------------
+
+_plant(
+    "a page of the present",
+    "each page of a backup is read as it is by then",
+    (backups._Known, "range",
+     lambda original: lambda self, **wanted: original(self, **wanted | {"revision": 0})),
+)  # fmt: skip
+_plant(
+    "frames of any cluster",
+    "servers and clients of a restored cluster and of the one that was saved count each other's",
+    (FrameCodec, "_passes", lambda _original: lambda self, identity: True),
 )

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from paxon.actors.codecs import client_codec
-from paxon.actors.messages import ClientMessage, ReadMode
+from paxon.actors.messages import ClientMessage, OtherCluster, ReadMode
 from paxon.kvstore.client.core import ClientCore, CoreOptions, KVTicket
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.errors import PaxonError, RequestTimeout, WrongCluster
@@ -25,6 +24,7 @@ from paxon.kvstore.store.operations import (
     is_read,
     is_refusal,
 )
+from paxon.transport import ForeignCluster
 from tests import linearizability
 from tests.invariants import InvariantBroken
 from tests.simulation.node import CLIENT_PLACE
@@ -78,7 +78,7 @@ class SimulatedClient:
 
     def _new_core(self) -> ClientCore:
         self._lives += 1
-        self._codec = client_codec()
+        self.codec = self.world.new_client_codec()
         addresses = list(self.world.addresses.values())
         self.random.shuffle(addresses)
         seek = self.plan.seek
@@ -286,7 +286,7 @@ class SimulatedClient:
         place = CLIENT_PLACE + self.number
         if world.trace is not None:
             world.trace.sent(place, (target.id,), messages)
-        frame = (self._token, self._codec.encode(messages))
+        frame = (self._token, self.codec.encode(messages))
         world.network.transmit(
             place, target.id, world.now, target.deliver_client, frame, twice=self.plan.duplicates
         )
@@ -299,7 +299,10 @@ class SimulatedClient:
     def deliver(self, frame: object) -> None:
         assert isinstance(frame, tuple)
         address, data = frame
-        _, _, replies = self._codec.decode(data)
+        try:
+            _, _, replies = self.codec.decode(data)
+        except ForeignCluster as error:
+            replies = [OtherCluster("", error.identity, self.codec.identity)]
         if self.world.trace is not None:
             self.world.trace.received(CLIENT_PLACE + self.number, address, replies)
         self.core.receive(address, replies, self.world.now)

@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import msgspec
 
+from paxon.kvstore.cluster import backup
 from paxon.kvstore.store import history, store
 from tests.simulation.bounds import UNREAD
 
@@ -24,6 +25,8 @@ __all__ = ["CoordinationPlan", "coordinated", "draw_coordination", "short_histor
 
 UNHEARD = 0.15
 """In so many runs servers cannot send all that they would like to say."""
+SAVED = 0.3
+"""In so many backups are saved, and restored."""
 SHARE = 0.4
 """So many of the runs that are about nothing else are about coordination."""
 
@@ -96,6 +99,8 @@ def draw_coordination(plan: Plan, wanted: bool | None, *, free: bool) -> None:
     plan.coordination.tardy = random.choice((0.0, 0.0, 0.0, 0.5))
     if plan.coordination.tardy:
         weights["lease"] = max(weights["lease"], 2)
+    if Random(f"backups {plan.seed}").random() < SAVED:
+        weights["backup"] = 2
     clients = plan.clients
     clients.clients = min(clients.clients, 2)
     clients.think = max(clients.think, 0.03)
@@ -116,6 +121,7 @@ def coordinated(plan: CoordinationPlan | None) -> Iterator[None]:
     with ExitStack() as stack:
         if plan is not None:
             stack.enter_context(patch.object(store, "MIN_TTL_MS", plan.least_ttl))
+            stack.enter_context(patch.object(backup, "PAGE", 2))
             if plan.short_history:
                 stack.enter_context(short_history())
         yield

@@ -11,13 +11,13 @@ from collections.abc import Generator, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from paxon.actors.codecs import client_codec
-from paxon.actors.messages import ClientMessage, ReadMode
+from paxon.actors.messages import ClientMessage, OtherCluster, ReadMode
 from paxon.kvstore.client.core import ClientCore, CoreOptions
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.client.watches.side import Watched
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.store.operations import Events, Operation, Result, is_refusal
+from paxon.transport import ForeignCluster
 from tests.simulation.client import FOREVER
 from tests.simulation.node import CLIENT_PLACE, Node
 
@@ -123,6 +123,8 @@ class Watch:
         watched.ticket = None
         answer = watched.answer
         if answer is None:
+            if watched.error is not None:
+                self._end()
             return None
         if is_refusal(answer):
             books.cut_off(watched.position, held=False)
@@ -173,7 +175,7 @@ class Coordinator:
 
     def _new_core(self) -> ClientCore:
         self._lives += 1
-        self._codec = client_codec()
+        self.codec = self.world.new_client_codec()
         addresses = list(self.world.addresses.values())
         self.random.shuffle(addresses)
         seek = self.world.plan.clients.seek
@@ -308,7 +310,7 @@ class Coordinator:
         place = CLIENT_PLACE + self.number
         if world.trace is not None:
             world.trace.sent(place, (target.id,), messages)
-        frame = (self._token(target.id), self._codec.encode(messages), target.lives)
+        frame = (self._token(target.id), self.codec.encode(messages), target.lives)
         if not world.network.transmit(
             place, target.id, world.now, self._arrive_at(target), frame, twice=False, stream=True
         ):
@@ -366,7 +368,10 @@ class Coordinator:
         if self.world.now < self._stalled_until:
             self.world.schedule(self._stalled_until, self.deliver, frame)
             return
-        _, _, replies = self._codec.decode(data)
+        try:
+            _, _, replies = self.codec.decode(data)
+        except ForeignCluster as error:
+            replies = [OtherCluster("", error.identity, self.codec.identity)]
         address = self.world.addresses[server]
         if self.world.trace is not None:
             self.world.trace.received(CLIENT_PLACE + self.number, address, replies)

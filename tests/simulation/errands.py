@@ -57,8 +57,12 @@ def draw_errand(client: Coordinator) -> Steps:
     """Any errand, after a while."""
     weights = client.plan.weights
     kind = client.random.choice([kind for kind, weight in weights.items() for _ in range(weight)])
-    errand = _ERRANDS.get(kind)
-    if errand is None:
+    errand: Any = _ERRANDS.get(kind)
+    if kind == "backup":
+        from tests.simulation import backups
+
+        errand = backups.save
+    elif errand is None:
         from tests.simulation.sharing import ERRANDS
 
         errand = ERRANDS[kind]

@@ -22,7 +22,7 @@ from paxon.actors.messages import (
 from paxon.actors.records.configuration import Configuration
 from paxon.actors.records.making import NotAMember, Retired
 from paxon.transport import Burst, BurstInbox, ForeignCluster
-from tests.invariants import DiskBooks, InvariantBroken
+from tests.invariants import ClusterWatch, DiskBooks, InvariantBroken
 from tests.protocol.watched import tap_leases
 from tests.simulation.bounds import UnreadFrames
 from tests.simulation.machine import (
@@ -138,10 +138,18 @@ class Node:
         self._use(disk)
         return True
 
+    def stand_aside(self, disk: SimulatedDisk, watch: ClusterWatch) -> None:
+        """Serve another cluster for a while, on this disk and by that one's books."""
+        self.crash("another directory takes its place")
+        self.away = (self.disk, self.watch.disks[self.id])
+        self.watch = watch
+        self._use(disk)
+
     def give_back(self) -> None:
         """The disk in use comes back in its place, if it is away."""
         if self.away is not None:
             self.crash("the disk in use comes back")
+            self.watch = self.world.watch
             disk, self.watch.disks[self.id] = self.away
             self.away = None
             self._use(disk)

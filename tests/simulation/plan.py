@@ -26,9 +26,12 @@ FAULT_KINDS = (
     "isolate", "cut_one_way", "cut_two_way", "bridge", "stall", "disconnect", "lossy",
     "slow_disk", "full_disk", "slow_server", "jump_clock", "leap", "lose_disk",
     "restart_client", "suspend", "drift", "sever", "change", "transfer", "little_room",
+    "restored",
 )  # fmt: skip
 """Every kind of fault that is scheduled; the network's own faults are rates in `NetworkPlan`."""
 
+UNCOMMON = ("change", "transfer", "little_room", "restored")
+"""Those that are drawn apart from all others."""
 EARLY_KINDS = (
     "crash", "crash_before_sync", "crash_after_sync", "crash_all", "pause", "partition", "isolate",
     "cut_one_way", "stall", "lossy", "full_disk", "lose_disk", "lose_disk",
@@ -200,7 +203,7 @@ def draw_plan(
     plan.faults += _draw_transfers(plan)
     free = not (leases or plan.bounds or plan.coordination)
     draw_membership(plan, about_members, Fault, free=free)
-    plan.faults += _draw_little_room(plan)
+    plan.faults += _draw_little_room(plan) + _draw_restored(plan)
     plan.own = draw_own(plan)
     plan.faults += draw_changes(plan, Fault)
     plan.faults.sort(key=lambda fault: fault.step)
@@ -286,6 +289,13 @@ def _draw_little_room(plan: Plan) -> list[Fault]:
     found = _strew(random, plan, ["little_room"], random.choice((30.0, 90.0)), 1.0)
     both = [msgspec.structs.replace(fault, server=LEADER) for fault in found if fault.group & 2]
     return found + both
+
+
+def _draw_restored(plan: Plan) -> list[Fault]:
+    """Backups are restored beside the cluster, on some machines of its own; drawn apart."""
+    if plan.coordination is None or plan.spare or not plan.coordination.weights.get("backup"):
+        return []
+    return _strew(Random(f"restored {plan.seed}"), plan, ["restored"], 150.0, 3.0)
 
 
 def _strew(random: Random, plan: Plan, kinds: list[str], gap: float, longest: float) -> list[Fault]:
@@ -378,7 +388,7 @@ def _draw_network(random: Random) -> NetworkPlan:
 
 def _draw_faults(random: Random, servers: int, steps: int, clients: int) -> list[Fault]:
     share = random.choice((0.1, 0.2, 0.5))
-    drawn = [kind for kind in FAULT_KINDS if kind not in ("change", "transfer", "little_room")]
+    drawn = [kind for kind in FAULT_KINDS if kind not in UNCOMMON]
     kinds = [kind for kind in drawn if random.random() < share]
     if random.random() < 0.3:  # deposed leaders are where most can go wrong
         kinds += ["isolate"] * (1 + len(kinds))

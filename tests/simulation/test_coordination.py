@@ -32,9 +32,9 @@ def test_it_comes_to_all_that_may_happen() -> None:
     for seed in (3, 52):
         met.update(run(draw_plan(seed, STEPS, about_coordination=True)).coordination)
     assert set(met) == {
-        "events watched", "guarded writes", "guarded reads", "items claimed", "items done",
-        "leases expired", "leases revoked", "locks held", "looks beside news", "meetings",
-        "places held", "watches cut off",
+        "backups saved", "events watched", "guarded writes", "guarded reads", "items claimed",
+        "items done", "leases expired", "leases revoked", "locks held", "looks beside news",
+        "meetings", "places held", "watches cut off",
     }  # fmt: skip
 
 

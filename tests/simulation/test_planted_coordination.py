@@ -29,11 +29,11 @@ CAUGHT_BY = {
     "leap over another's reign": (52, "log time"),
     "a time of an older reign above a later one's": (10, "log time"),
     "make up for a pause": (9, "log time"),
-    "a renewal after its expiry in one slot": (139, "as the model"),
+    "a renewal after its expiry in one slot": (248, "as the model"),
     "count on a lease for too long": (5, "lost in time"),
     "a snapshot without leases": (5, "snapshots agree"),
     "history missing from a snapshot": (5, "snapshots agree"),
-    "a nested transaction that is half applied": (3, "as the model"),
+    "a nested transaction that is half applied": (5, "as the model"),
     "a guard that is not looked at": (3, "as the model"),
     "a lock granted twice": (3, "one holder"),
     "one lease for two acquisitions": (81, "one holder"),
@@ -41,6 +41,8 @@ CAUGHT_BY = {
     "a reader beside a writer": (98, "one holder"),
     "done by one that lost its claim": (83, "done once"),
     "a barrier that opens for one fewer": (3, "all there"),
+    "a page of the present": (12, "as the model"),
+    "frames of any cluster": (9, "history kept"),
 }
 """The first seed to try, and the predicate that is broken there."""
 

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, cast
 
 from paxon.actors import NO_BALLOT, Settings
+from paxon.actors.codecs import ClientCodec, client_codec
 from paxon.actors.disk.storage import NO_ROOM, PLENTY, Storage
 from paxon.actors.execution.agreed import first_agreed
 from paxon.actors.members import ChangeMembers
@@ -66,6 +67,10 @@ class World:
         self.revision = 0
         """… and the highest of them."""
         self.pairs = Pairs()
+        self.saved: Any = None
+        """The last backup that a client made, as a snapshot for a new cluster (`backups`) …"""
+        self.restored = False
+        """… and whether such a one has been started."""
         self.network = SimulatedNetwork(plan.network, Random(f"network {plan.seed}"), self.schedule)
         self.addresses = {server: f"sim-{server}" for server in ids}
         self.coordinators: dict[int, Coordinator] = {}
@@ -393,6 +398,30 @@ class World:
         node.give_back()
         self.start_node(node)
 
+    def _fault_restored(self, fault: Fault) -> None:
+        """Some machines are taken for a cluster that is restored from a backup, for a while."""
+        from tests.simulation.backups import start_restored
+
+        for server in start_restored(self, fault):
+            self.faults["restored_server"] += 1
+            self.schedule(self.now + 0.01, self.start_node, self.nodes[server])
+            self._later(fault, self._give_back, self.nodes[server])
+
+    def new_client_codec(self) -> ClientCodec:
+        """Of a client; beside a restored cluster it is told to which one it belongs."""
+        codec = client_codec()
+        if self.restored:
+            codec.identify(self.watch.making.identity)
+        return codec
+
+    def pin_clients(self) -> None:
+        """A restored cluster is started: whoever has no answer so far belongs to the first one."""
+        self.restored = True
+        everybody: list[Any] = [*self.clients.values(), *self.coordinators.values()]
+        for client in everybody:
+            if not client.codec.identity:
+                client.codec.identify(self.watch.making.identity)
+
     def _fault_change_settings(self, fault: Fault) -> None:
         """What all servers agree on is changed, if whoever is asked leads and all are known."""
         node = self._node(fault)
@@ -536,6 +565,8 @@ class World:
             server is not None and server._reign is not None and server._reign.changing is not None
             for server in (other.server for other in self.nodes.values())
         )
+        if any(other.watch is not self.watch for other in self.nodes.values()):
+            return False  # (an empty one would join whichever cluster answers)
         members = self.watch.epochs.last.servers
         known = all(self.nodes[member].knows(node.disk) for member in members)
         return not changing and known and self.watch.may_lose_disk(node.id)
