@@ -43,7 +43,8 @@ class Outcome(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
     kind: int
     value: msgspec.Raw
-    """The result; of a declared exception its arguments, a list."""
+    """The result; of a declared exception its arguments, a list, or None if they cannot be carried:
+    its text, which may differ from server to server, stands for them."""
     name: str = ""
     """The exception's class, "" if none was raised."""
     text: str = ""

@@ -212,8 +212,11 @@ def altered(value: object, again: object) -> str:
             continue
         parts, others = (list(_contents(each, True)[0]) for each in (one, other))
         leaf = not parts and kind is not memoryview
-        if len(parts) != len(others) or (leaf and str(one) != str(other)):  # (its timezone too)
+        if len(parts) != len(others) or (leaf and repr(one) != repr(other)):  # (its timezone too)
             return f"{_a(kind)}, which would be another"
+        more = vars(one).keys() - vars(other).keys() if hasattr(one, "__dict__") else ()
+        if lost := [name for name in more if not hasattr(kind, name)]:  # (a cached_property has)
+            return f"{_a(kind)}, which would have no {min(lost)}"
         ahead += zip(parts, others, strict=True)
     return ""
 

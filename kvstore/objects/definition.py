@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -125,7 +126,7 @@ def _was_marked(cls: type, attribute: str) -> bool:
 
 
 def _check_attributes(cls: type, fields: Mapping[str, Field]) -> None:
-    """Refuse a field that hides a method or a property, and what changes and is no field."""
+    """Refuse a field that hides a method or a property, and what keeps something and is no field."""
     for name in fields:
         found = inspect.getattr_static(cls, name, None)
         if hasattr(found, "__get__") and not isinstance(found, types.MemberDescriptorType):
@@ -134,9 +135,14 @@ def _check_attributes(cls: type, fields: Mapping[str, Field]) -> None:
             )
     for owner in cls.__mro__:
         for name, value in vars(owner).items():
-            if not (name.startswith("__") or name in inspect.get_annotations(owner)) and (
-                can_change(value)
-            ):
+            if name.startswith("__") or name in inspect.get_annotations(owner):
+                continue
+            if isinstance(value, functools.cached_property):
+                raise TypeError(
+                    f"{cls.__name__}.{name} is a cached_property, and what it keeps differs from "
+                    "server to server: make it a property"
+                )
+            if can_change(value):
                 raise TypeError(
                     f"{cls.__name__}.{name} is a {type(value).__name__} without annotation, so it "
                     f"would be lost: write {name}: TYPE = …, or ClassVar if nobody changes it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, ClassVar, cast
 
@@ -322,12 +323,11 @@ def _outcome_of(body: Body, error: BaseException) -> Outcome:
     text = error_reply(error).decode()
     if declared is None:
         return _raised(type(error).__name__, text)
-    arguments = list(error.args)
-    try:
-        check_plain(arguments)
-    except TypeError:
-        arguments = [text]
-    return Outcome(RAISED, msgspec.Raw(encode(arguments)), declared.__name__, text, True)
+    arguments = no_value()
+    with suppress(TypeError, ValueError, OverflowError, RecursionError):  # what cannot be carried
+        check_plain(list(error.args))
+        arguments = msgspec.Raw(encode(error.args))
+    return Outcome(RAISED, arguments, declared.__name__, text, True)
 
 
 def _raised(name: str, text: str) -> Outcome:

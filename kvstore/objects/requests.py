@@ -127,7 +127,8 @@ def value_of(definition: Definition, body: Body, outcome: Outcome) -> Any:
     kind = next((each for each in body.raises if each.__name__ == outcome.name), None)
     if outcome.declared and kind is not None:
         try:
-            raised = kind(*decode_value(outcome.value))
+            arguments = decode_value(outcome.value)
+            raised = kind(*([outcome.text] if arguments is None else arguments))
         except Exception:  # its own __init__ takes other arguments than it keeps
             raise CallFailed(f"{where} raised {outcome.text}", name=outcome.name) from None
         raise raised

@@ -63,10 +63,12 @@ class Bank(Replicated):
         self.accounts[source].balance -= amount
         self.pay_in(target, amount)
 
-    @command
+    @command(raises=(LookupError,))
     def fail(self, how: str) -> None:
         if how == "deep":
             self.fail(how)
+        if how == "declared":
+            raise LookupError(object())
         raise {"zero": ZeroDivisionError, "exit": SystemExit}[how](f"{object()}")
 
     @query(raises=(KeyError,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from types import FunctionType
 from typing import Annotated, Any, ClassVar
 
@@ -175,6 +176,7 @@ def test_what_would_not_be_executed_or_kept_as_it_reads_is_refused() -> None:
         ({"get": marked(given)}, "the default of argument 'to' is a list, which one call could"),
         ({"__eq__": marked(plain)}, of_replicated),
         ({"close": marked(plain)}, of_replicated),
+        ({"size": cached_property(plain)}, "Bad.size is a cached_property, and what it keeps"),
         ({"kept": []}, "Bad.kept is a list without annotation, so it would be lost"),
         ({"__annotations__": {"timers": int}}, hidden),
         ({"__annotations__": {"get": int}, "get": plain}, hidden),
