@@ -33,6 +33,7 @@ from paxon.transport.keys import (
     CurveKeys,
     CurveSecurity,
     check_key,
+    read_text,
     require_curve,
     secure_client,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "CurveSecurity",
     "secure_client",
     "check_key",
+    "read_text",
     "require_curve",
     "LinkMonitor",
     "end_when_vanished",

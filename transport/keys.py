@@ -7,6 +7,7 @@ any key or only known ones. Nothing of this is on unless keys are given.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import tomllib
@@ -24,11 +25,13 @@ __all__ = [
     "CurveSecurity",
     "PeerKeys",
     "check_key",
+    "read_text",
     "require_curve",
     "secure_client",
 ]
 
 _KEY_CHARACTERS = 40
+_MOST_TEXT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,9 @@ class CurveKeys:
         """The pair in a file. Raises `TransportError` if it is missing, wrong or open to others."""
         try:
             mode = path.stat().st_mode
-            text = path.read_text(encoding="utf-8-sig")
+            text = read_text(path)
+        except UnicodeDecodeError:
+            text = ""
         except (OSError, ValueError) as error:
             raise TransportError(f"cannot read the key file {path}: {_why(error)}") from error
         if mode & 0o077:
@@ -132,6 +137,18 @@ class PeerKeys:
     def knows(self, key: str) -> bool:
         """Whether any server has this key."""
         return any(self.of(server) == key for server in (*self._given, *self._told))
+
+
+def read_text(path: Path) -> str:
+    """What is in a file that people write. Raises `OSError` and `UnicodeDecodeError`.
+
+    Not all of a device that never ends, or of a file that somebody named in error.
+    """
+    with path.open("rb") as file:
+        content = file.read(_MOST_TEXT_BYTES + 1)
+    if len(content) > _MOST_TEXT_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return content.decode("utf-8-sig")  # (some editors begin a file with a byte order mark)
 
 
 def _why(error: Exception) -> str:

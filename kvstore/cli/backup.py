@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from paxon.kvstore.cli.outlet import waiting
 from paxon.kvstore.cli.store import (
     ClusterOption,
     JsonOption,
@@ -72,10 +73,11 @@ def save(
     from paxon.kvstore.cluster.status import look_around  # noqa: PLC0415
 
     target = find_target(cluster, key_file)
-    rows = look_around(target.addresses, 2.0, target.secure)
-    name = next((row.reply.cluster for row in rows if row.reply is not None), "")
-    with open_client(cluster, key_file, timeout) as kv:
-        _print("saved", file, backup.save(kv, file, name), as_json=as_json)
+    with waiting(f"{file} is whole, or not there"), open_client(cluster, key_file, timeout) as kv:
+        rows = look_around(target.addresses, 2.0, target.secure)
+        name = next((row.reply.cluster for row in rows if row.reply is not None), "")
+        found = backup.save(kv, file, name)
+    _print("saved", file, found, as_json=as_json)
 
 
 @app.command()
@@ -132,7 +134,8 @@ def restore(
             for server, entry in servers.items()
         }
     described = msgspec.structs.replace(described, servers=servers)
-    found = backup.restore(file, described, of=of)
+    with waiting("either all of it is in place, or nothing"):
+        found = backup.restore(file, described, of=of)
     _print("restored", file, found, as_json=as_json)
     if not as_json:
         for entry in described.servers.values():
@@ -183,7 +186,8 @@ def recover(
         plan = plan.moved_to(directory)
     if machine is not None:
         sys.path.insert(0, str(Path.cwd()))  # it may well be beside the cluster file
-    found = recovery.recover(plan, into, skip=skip or (), force=force)
+    with waiting("either all of it is in place, or nothing"):
+        found = recovery.recover(plan, into, skip=skip or (), force=force)
     if as_json:
         sys.stdout.write(json.dumps(msgspec.to_builtins(found)) + "\n")
         return

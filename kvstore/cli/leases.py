@@ -18,6 +18,7 @@ from paxon.kvstore.cli.store import (
     lease_number,
     open_client,
     print_json,
+    writing,
 )
 from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
 from paxon.kvstore.errors import LeaseExpired
@@ -49,7 +50,7 @@ def grant(
 
     Example: id=$(paxon lease grant 60)
     """
-    with open_client(cluster, key_file, timeout) as client:
+    with writing(cluster, key_file, timeout) as client:
         lease = client.lease(ttl)
     if as_json:
         print_json({"id": f"{lease.id:x}", "ttl": lease.ttl})
@@ -100,7 +101,7 @@ def revoke(
     Example: paxon lease revoke 1371b806266c8cd0
     """
     number = lease_number(lease)
-    with open_client(cluster, key_file, timeout) as client:
+    with writing(cluster, key_file, timeout) as client:
         try:
             revision = client.revoke(number)
         except LeaseExpired as error:

@@ -11,11 +11,14 @@ import base64
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from paxon.kvstore.cli.exit_codes import NO_SUCH_KEY, NOT_AS_EXPECTED
+from paxon.kvstore.cli.outlet import waiting
 from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
 from paxon.kvstore.errors import LeaseExpired
 
@@ -44,6 +47,7 @@ __all__ = [
     "typed_bytes",
     "value_as_json",
     "value_of",
+    "writing",
 ]
 
 _PANEL = "The store"
@@ -154,6 +158,14 @@ def open_client(cluster: str, key_file: str | None, timeout: float) -> Client:
     from paxon.kvstore.client.client import Client  # noqa: PLC0415 (after the arguments are known good)
 
     return Client(list(target.addresses.values()), timeout=timeout, secure=target.secure)
+
+
+@contextmanager
+def writing(cluster: str, key_file: str | None, timeout: float) -> Iterator[Client]:
+    """The same, to write: whoever ends us by a signal is told what that leaves open."""
+    with waiting("the write may have taken effect, or may yet"):
+        with open_client(cluster, key_file, timeout) as client:
+            yield client
 
 
 def lease_number(lease: str) -> int:
@@ -287,7 +299,7 @@ def put(
     """
     number = None if lease is None else lease_number(lease)
     data = value_of(value)
-    with open_client(cluster, key_file, timeout) as store:
+    with writing(cluster, key_file, timeout) as store:
         try:
             revision = store.put(key, data, lease=number)
         except LeaseExpired as error:
@@ -310,7 +322,7 @@ def append(
     Examples: paxon append journal "one line more" | date | paxon append journal -
     """
     data = value_of(value)
-    with open_client(cluster, key_file, timeout) as store:
+    with writing(cluster, key_file, timeout) as store:
         length = store.append(key, data)
     if as_json:
         print_json({"length": length})
@@ -331,7 +343,7 @@ def delete(
 
     Examples: paxon delete motto | paxon delete jobs/ --prefix
     """
-    with open_client(cluster, key_file, timeout) as store:
+    with writing(cluster, key_file, timeout) as store:
         deleted = store.delete_prefix(key) if prefix else int(store.delete(key))
     if as_json:
         print_json({"deleted": deleted if prefix else bool(deleted)})
@@ -373,7 +385,7 @@ def cas(
         raise typer.BadParameter("stdin can be only one of them", param_hint="[EXPECTED] VALUE")
     before = None if absent else value_of(expected_and_value[0])
     data = value_of(expected_and_value[-1])
-    with open_client(cluster, key_file, timeout) as store:
+    with writing(cluster, key_file, timeout) as store:
         swapped = store.compare_and_set(key, before, data)
     if as_json:
         print_json({"swapped": swapped})

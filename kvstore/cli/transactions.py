@@ -18,10 +18,10 @@ from paxon.kvstore.cli.store import (
     entry_as_json,
     fail,
     line_of,
-    open_client,
     print_json,
     value_as_json,
     value_of,
+    writing,
 )
 from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
 
@@ -77,7 +77,7 @@ def txn(
     conditions = [_condition(text) for text in if_ or ()]
     then_operations = [_operation(text) for text in then or ()]
     else_operations = [_operation(text) for text in else_ or ()]
-    with open_client(cluster, key_file, timeout) as store:
+    with writing(cluster, key_file, timeout) as store:
         done = store.txn(conditions, then_operations, else_operations)
     if as_json:
         print_json(_as_json(done))
@@ -99,7 +99,7 @@ def compact(
 
     Example: paxon compact 1200
     """
-    with open_client(cluster, key_file, timeout) as store:
+    with writing(cluster, key_file, timeout) as store:
         oldest = store.compact(revision)
     if as_json:
         print_json({"oldest": oldest})

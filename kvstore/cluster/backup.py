@@ -15,7 +15,7 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -246,17 +246,21 @@ def verify(path: Path) -> Summary:
     return Summary(head.cluster, head.revision, head.saved_at, keys, leases, path.stat().st_size)
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BackupError(f"{path}: {error.strerror}") from error
+
+
 def _parts(path: Path) -> Iterator[Head | Page | Leased | End]:
     """The parts of a backup, in order; the last one has been compared with all before it."""
 
     def damaged(what: str) -> BackupError:
         return BackupError(f"{path} is damaged ({what}): use another backup")
 
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise BackupError(f"{path}: {error.strerror}") from error
-    with file:
+    with _reading(path), path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise BackupError(f"{path} is no backup of Paxon: it does not begin as one")
         digest = hashlib.sha256(MAGIC)

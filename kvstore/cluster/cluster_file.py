@@ -51,7 +51,7 @@ from paxon.kvstore.cluster.options import (
     parse_listen,
 )
 from paxon.kvstore.errors import PaxonError
-from paxon.transport import CurveKeys, TransportError, check_key, cluster_name
+from paxon.transport import CurveKeys, TransportError, check_key, cluster_name, read_text
 
 if TYPE_CHECKING:
     from paxon.kvstore.client.links import Secure
@@ -223,8 +223,7 @@ class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):
     def read(cls, path: Path) -> ClusterDescription:
         """Read and check a cluster file. Raises `ClusterFileError` with one sentence."""
         try:
-            # (Some editors begin a file with a byte order mark.)
-            document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+            document = tomllib.loads(read_text(path))
         except FileNotFoundError:
             raise ClusterFileError(f"{path}: there is no such cluster file") from None
         except OSError as error:

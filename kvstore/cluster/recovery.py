@@ -7,6 +7,7 @@ and leases have the time that they had left (docs/recovery.md).
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import time
@@ -126,13 +127,13 @@ def restart_revisions(machine: KVStore, state: State) -> int:
 
 def check_free(target: Path) -> None:
     """Raise `RecoveryError` for a directory that holds anything, or would go with another."""
-    for parent in target.resolve().parents:
+    for parent in Path(os.path.realpath(target)).parents:
         if (parent / DATABASE_NAME).exists():
             raise RecoveryError(
                 f"{target} is inside of the data directory {parent}, which may well be removed: "
                 "give one outside of it; nothing was changed"
             )
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise RecoveryError(
             f"{target} is there already, and not empty: give a new directory; nothing was changed"
         )

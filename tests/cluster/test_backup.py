@@ -153,6 +153,8 @@ def test_a_file_that_is_cut_flipped_or_something_else_is_refused(
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["cluster.toml"]
     with pytest.raises(BackupError, match="No such file"):
         backup.verify(tmp_path / "none")
+    with pytest.raises(BackupError, match="/proc/self/mem: Input/output error"):
+        backup.verify(Path("/proc/self/mem"))
 
 
 def test_a_file_of_a_later_format_is_refused(

@@ -212,6 +212,8 @@ def test_a_missing_unreadable_or_binary_file_is_refused(tmp_path: Path) -> None:
         ClusterDescription.read(tmp_path / "none.toml")
     with pytest.raises(ClusterFileError, match="cannot be read"):
         ClusterDescription.read(tmp_path)
+    with pytest.raises(ClusterFileError, match="cannot be read: File too large"):
+        ClusterDescription.read(Path("/dev/zero"))
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ClusterFileError, match="not UTF-8"):
         ClusterDescription.read(tmp_path / "binary.toml")

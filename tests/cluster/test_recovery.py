@@ -190,6 +190,9 @@ def test_what_is_no_directory_of_this_server_is_refused(left: Left) -> None:
     assert left.keys() == ["k1"]  # by force it has become this server's
     with pytest.raises(RecoveryError, match="not empty"):
         recover(left.plan, left.file.parent, force=True)
+    (loop := left.new.with_name("loop")).symlink_to(loop)
+    with pytest.raises(RecoveryError, match="not empty"):
+        recover(left.plan, loop, force=True)
     with pytest.raises(RecoveryError, match="is inside of the data directory"):
         recover(left.plan, left.directory / "new", force=True)
 

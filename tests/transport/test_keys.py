@@ -56,8 +56,11 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     path.chmod(0o600)
     for content in (b"", b"public = 1\nsecret = 2\n", b"\xff\xfe", b'public = "short"\n', b"= ="):
         path.write_bytes(content)
-        with pytest.raises(TransportError, match="key file"):
+        with pytest.raises(TransportError, match="does not hold a key pair"):
             CurveKeys.load(path)
+    path.write_bytes(bytes(2 << 20))  # what has no end is not read to it
+    with pytest.raises(TransportError, match="File too large"):
+        CurveKeys.load(path)
 
 
 def test_keys_of_the_wrong_form() -> None:
