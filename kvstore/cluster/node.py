@@ -383,7 +383,7 @@ class _World:
 
 
 def _data_directory(directory: str | Path | None, durability: Durability) -> Path | None:
-    """Where the server's data goes; None for memory."""
+    """Where the server's data goes, wherever the program changes to later; None for memory."""
     if durability == "memory":
         return None
     if not isinstance(directory, str | os.PathLike) or not os.fspath(directory):
@@ -391,6 +391,8 @@ def _data_directory(directory: str | Path | None, durability: Durability) -> Pat
     try:
         if "\0" in str(path := Path(directory)):
             raise ServerStartError(f"directory: a null character is in {str(path)!r}")
-        return path
+        return path.absolute()
+    except FileNotFoundError:
+        raise ServerStartError(f"directory: {path} is below one that was deleted") from None
     except TypeError:
         raise ServerStartError(f"directory: {directory!r} is neither text nor a Path") from None

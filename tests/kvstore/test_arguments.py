@@ -193,6 +193,11 @@ def test_start_server(wrong: dict[str, Any], named: str, tmp_path: Path) -> None
     with pytest.raises(ServerStartError) as refused:
         start_server(**right | wrong)
     assert named in str(refused.value)
+
+
+def test_a_server_stays_where_it_is_wherever_its_program_changes_to() -> None:
+    """It took its database for deleted, and stopped."""
+    assert _data_directory("data", "disk") == Path.cwd() / "data"
     assert issubclass(KVStore, StateMachine)
     assert not list(tmp_path.iterdir())
 
