@@ -126,10 +126,9 @@ def _open_streams() -> None:
 
 
 def _write_utf8() -> None:
-    """Keys and values are shown as they are stored, in a locale without UTF-8 too."""
-    stream = sys.stdout
-    if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() in ("ascii", "646"):
-        stream.reconfigure(encoding="utf-8")
+    """Keys, values and files' names are shown byte for byte, whatever the locale."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
 
 
 def _terminate(number: int, _frame: object) -> NoReturn:

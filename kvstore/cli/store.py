@@ -163,9 +163,9 @@ def open_client(cluster: str, key_file: str | None, timeout: float) -> Client:
 @contextmanager
 def writing(cluster: str, key_file: str | None, timeout: float) -> Iterator[Client]:
     """The same, to write: whoever ends us by a signal is told what that leaves open."""
-    with waiting("the write may have taken effect, or may yet"):
-        with open_client(cluster, key_file, timeout) as client:
-            yield client
+    stands = "the write may have taken effect, or may yet"
+    with waiting(stands), open_client(cluster, key_file, timeout) as client:
+        yield client
 
 
 def lease_number(lease: str) -> int:

@@ -126,7 +126,7 @@ def _was_marked(cls: type, attribute: str) -> bool:
 
 
 def _check_attributes(cls: type, fields: Mapping[str, Field]) -> None:
-    """Refuse a field that hides a method or a property, and what keeps something and is no field."""
+    """Refuse a field that hides a method or a property, and what keeps data and is no field."""
     for name in fields:
         found = inspect.getattr_static(cls, name, None)
         if hasattr(found, "__get__") and not isinstance(found, types.MemberDescriptorType):

@@ -497,7 +497,10 @@ def test_keys_are_utf8_in_any_locale(tmp_path: Path) -> None:
         assert paxon("put", "ü", "é", *at, env=plain).returncode == 0
         assert paxon("get", "ü", *at).stdout == "é".encode()
         assert paxon("get", "ü", *at, env=plain).stdout == "é".encode()
-        assert paxon("scan", "ü", *at, env=plain).stdout == "ü\té\n".encode()
+        for locale in (plain, environment(PYTHONIOENCODING="latin-2")):
+            assert paxon("scan", "ü", *at, env=locale).stdout == "ü\té\n".encode()
+        file = f"{tmp_path}/saved-é"
+        assert file.encode() in paxon("backup", "save", file, *at, env=plain).stdout
 
 
 def test_up_shows_whom_its_start_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from paxon.kvstore import (
     ServerStartError,
     start_server,
 )
+from paxon.kvstore.cluster.node import _data_directory
 from paxon.testing import MemoryCluster
 from tests.kvstore.fake_cluster import SocketCluster
 
@@ -193,11 +194,6 @@ def test_start_server(wrong: dict[str, Any], named: str, tmp_path: Path) -> None
     with pytest.raises(ServerStartError) as refused:
         start_server(**right | wrong)
     assert named in str(refused.value)
-
-
-def test_a_server_stays_where_it_is_wherever_its_program_changes_to() -> None:
-    """It took its database for deleted, and stopped."""
-    assert _data_directory("data", "disk") == Path.cwd() / "data"
     assert issubclass(KVStore, StateMachine)
     assert not list(tmp_path.iterdir())
 
@@ -237,3 +233,8 @@ def test_a_client_is_not_copied(kind: Any, copied: Any) -> None:
     of = [ReplicatedDict] if kind in {proxy, async_proxy} else []
     with pytest.raises(TypeError, match="neither copied nor pickled"):
         copied(kind("127.0.0.1:1", *of))
+
+
+def test_a_server_stays_where_it_is_wherever_its_program_changes_to() -> None:
+    """It took its database for deleted, and stopped."""
+    assert _data_directory("data", "disk") == Path.cwd() / "data"
