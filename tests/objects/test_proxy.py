@@ -41,7 +41,7 @@ def test_declared_exceptions_come_back_as_themselves(bank: Bank) -> None:
     assert (poor.value.name, poor.value.lacking) == ("ann", 2)
     with pytest.raises(KeyError, match="eve"):
         bank.balance("eve")
-    with pytest.raises(LookupError, match="^LookupError: <object object at 0x"):
+    with pytest.raises(LookupError, match=r"^LookupError: <object object at 0x"):
         bank.fail("declared")  # with what cannot be carried: its text stands for that
 
 
