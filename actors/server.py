@@ -23,8 +23,7 @@ reads by one heartbeat round (§6.4) and sessions (§6.3).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 from paxon.actors.actor import BurstActor
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId, in_list
@@ -64,13 +63,6 @@ from paxon.actors.limits.bounds import (
 )
 from paxon.actors.log import SlotLog, SlotStatus
 from paxon.actors.log_time import LogTime
-from paxon.actors.members import (
-    AskMembers,
-    ChangeMembers,
-    Rehearsal,
-    Rehearsed,
-    encode_members,
-)
 from paxon.actors.messages import (
     CONFIG,
     NO_OP,
@@ -85,21 +77,18 @@ from paxon.actors.messages import (
     CatchUp,
     CatchUpRequest,
     ChangeSettings,
+    ClientMessage,
     Command,
     CommandReply,
     CommitNote,
-    CountAnswer,
-    CountQuestion,
-    DigestReply,
-    DigestRequest,
     Entry,
     Handover,
     Heartbeat,
     HeartbeatReply,
-    Introduction,
     Made,
     NotLeader,
     OpenSession,
+    PeerMessage,
     PreVote,
     PreVoteReply,
     Query,
@@ -107,26 +96,18 @@ from paxon.actors.messages import (
     Renew,
     ReplyStatus,
     Sealed,
-    SlotRequest,
-    SnapshotChunk,
-    SnapshotOffer,
-    SnapshotRequest,
     StatusReply,
     StatusRequest,
-    Stranger,
     TransferLeader,
-    Unwatch,
-    Watch,
-    WatchCheck,
-    Whereabouts,
 )
 from paxon.actors.outbox import in_frames
 from paxon.actors.parts.comparing import Comparing
 from paxon.actors.parts.embedded import Embedded
+from paxon.actors.parts.host import handlers
 from paxon.actors.parts.membership import Membership
 from paxon.actors.parts.reception import LARGE_REPLY, Reception
 from paxon.actors.parts.snapshotting import Snapshotting
-from paxon.actors.parts.status import COUNTERS, Telling, describe, members_now
+from paxon.actors.parts.status import COUNTERS, Telling, describe
 from paxon.actors.parts.watches import Watches
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.catching_up import CatchingUp
@@ -178,7 +159,6 @@ class PaxosServer(BurstActor):
         self._contends = settings.contend and not self._policy.courteous
         # The acceptor.
         self.promised = NO_BALLOT  # the acceptor's ballot (PMMC §2.2)
-        self._durable_promise = NO_BALLOT
         self.log = SlotLog()
         self._round_guard = RoundGuard(settings.servers)
         # Following: no promise and no candidacy while a lease that was granted may hold.
@@ -195,8 +175,6 @@ class PaxosServer(BurstActor):
         # Learning and executing.
         self.log_time = LogTime()  # as this server knows it (rule 13)
         self.application = Application(machine, first_agreed(settings.agreed_given, machine.limits))
-        self._durable_chosen_to = 0
-        """As far as a restart replays by itself: what others may rely on as executed here."""
         self._execute_until = NEVER  # no further slot is executed in this step after that time
         self._left_over = False
         """The last step left slots to execute, or replies to send: the next follows at once."""
@@ -230,56 +208,10 @@ class PaxosServer(BurstActor):
         self.telling = Telling(self)
         self.embedded = Embedded(self)
         self.on_local = self.embedded.on_local
-        self._peer_handlers = self._handlers_of_peers()
-        self._client_handlers = self.reception.timed(self._handlers_of_clients())
-
-    def _handlers_of_peers(self) -> dict[type, Callable[[Any, ServerId], None]]:
-        """The handler of each message of another server."""
-        return {
-            P1A: self.on_p1a,
-            P1B: self.on_p1b,
-            P2A: self.on_p2a,
-            P2B: self.on_p2b,
-            Heartbeat: self.on_heartbeat,
-            HeartbeatReply: self.on_heartbeat_reply,
-            PreVote: self.on_pre_vote,
-            PreVoteReply: self.on_pre_vote_reply,
-            CatchUpRequest: self.on_catch_up_request,
-            CatchUp: self.on_catch_up,
-            SnapshotOffer: self.snapshotting.on_snapshot_offer,
-            SnapshotRequest: self.snapshotting.on_snapshot_request,
-            SnapshotChunk: self.snapshotting.on_snapshot_chunk,
-            DigestRequest: self.comparing.on_digest_request,
-            DigestReply: self.comparing.on_digest_reply,
-            Introduction: self.membership.on_introduction,
-            CountQuestion: self.membership.on_count_question,
-            CountAnswer: self.membership.on_count_answer,
-            Whereabouts: self.membership.on_whereabouts,
-            CommitNote: self.on_commit_note,
-            Sealed: self.on_sealed,
-            Handover: self.on_handover,
-            Rehearsal: self.membership.on_rehearsal,
-            Rehearsed: self.membership.on_rehearsed,
-        }
-
-    def _handlers_of_clients(self) -> dict[type, Callable[[Any, ClientToken], None]]:
-        """The handler of each message of a client."""
-        return {
-            OpenSession: self.on_open_session,
-            Command: self.on_command,
-            Query: self.on_query,
-            ChangeSettings: self.on_change_settings,
-            TransferLeader: self.on_transfer_leader,
-            ChangeMembers: self.on_change_members,
-            AskMembers: self.on_ask_members,
-            Renew: self.on_renew,
-            StatusRequest: self.telling.on_status_request,
-            SlotRequest: self.telling.on_slot_request,
-            Stranger: self.telling.on_stranger,
-            Watch: self.watches.on_watch,
-            Unwatch: self.watches.on_unwatch,
-            WatchCheck: self.watches.on_watch_check,
-        }
+        # A message's handler is the method of its name: `on_p2b`, here or in one of these parts.
+        parts = self, self.membership, self.comparing, self.snapshotting, self.watches, self.telling
+        self._peer_handlers = handlers(PeerMessage, parts)
+        self._client_handlers = self.reception.timed(handlers(ClientMessage, parts))
 
     @property
     def role(self) -> Literal["leader", "candidate", "follower"]:
@@ -347,8 +279,9 @@ class PaxosServer(BurstActor):
             invariant(False, "P2As of a server that does not lead")
             return
         early, self._outbox.early = self._outbox.early, []
+        durable = self._storage.durable.promised
         for p2a in early:
-            if p2a.ballot != self._durable_promise:
+            if p2a.ballot != durable:
                 invariant(False, "P2A in ballot %s", p2a.ballot)
         for frame in in_frames(early):
             self._counters["p2a_sent"] += reign.thrift.send(self._network, frame, self._clock)
@@ -362,14 +295,11 @@ class PaxosServer(BurstActor):
             )
         if self.watches.held:
             self.watches.answer_first(synced=False)
-        promise, chosen_to = self.promised, self.log.chosen_to
         self._storage.save_counts(self.disks.counts)
-        self._storage.save_chosen_to(chosen_to)
+        self._storage.save_chosen_to(self.log.chosen_to)
         self._storage.commit()
         self._next_count = self._storage.count + 1
         self._counters["syncs"] += 1
-        self._durable_promise = promise
-        self._durable_chosen_to = chosen_to
         self._synced = True
 
     def _after_sync(self) -> None:
@@ -379,7 +309,7 @@ class PaxosServer(BurstActor):
             for slot in unsynced:
                 self._count_vote(reign, slot, self.settings.server)
         candidacy = self._candidacy
-        if candidacy is not None and candidacy.ballot == self._durable_promise:
+        if candidacy is not None and candidacy.ballot == self._storage.durable.promised:
             candidacy.promised.add(self.settings.server)
             if self._has_quorum(candidacy.promised):
                 self._take_over(candidacy)
@@ -387,7 +317,7 @@ class PaxosServer(BurstActor):
             self._propose_waiting(self._reign)
 
     def _before_sending(self) -> None:
-        if self._durable_promise != self.promised:
+        if self._storage.durable.promised != self.promised:
             invariant(False, "a promise would leave unsynced")
         if self.watches.held:
             self.watches.answer_first(synced=True)
@@ -1053,7 +983,7 @@ class PaxosServer(BurstActor):
 
     def _send_put_off(self, reign: Reign) -> None:
         self._counters["p2a_sent"] += reign.thrift.send_put_off(
-            self._network, self._durable_promise
+            self._network, self._storage.durable.promised
         )
 
     def _ask_everyone(self, reign: Reign) -> None:
@@ -1366,30 +1296,6 @@ class PaxosServer(BurstActor):
 
     # === the end of an epoch, and the next (docs/membership.md) ===================================
 
-    def on_change_members(self, request: ChangeMembers, client: ClientToken) -> None:
-        """Somebody wants other members: the leader takes it up, or says why not (M16, M17)."""
-        reign = self._reign
-        if reign is None or request.ballot > self.promised:  # (then another leads by now)
-            self._refuse(client)
-            return
-        fresh = request.ballot == self.promised and request.id not in reign.asked
-        if fresh and self._serves() is not None:
-            reign.note_asked(request.id, self.membership.take_up(reign, request))
-        self._tell_members(client, request.id, request.id, request.ballot)
-
-    def on_ask_members(self, request: AskMembers, client: ClientToken) -> None:
-        """Tell who the members are; a leader is to know how an earlier one's change ended (M8)."""
-        reign = self._reign
-        if reign is not None and request.request and request.ballot < self.promised:
-            reign.own_slot_at = min(reign.own_slot_at, NEVER if reign.sealing else self._now)
-            self._plan_chores(reign)
-        self._tell_members(client, request.id, request.request, request.ballot)
-
-    def _tell_members(self, client: ClientToken, number: int, request: int, ballot: Ballot) -> None:
-        told = encode_members(members_now(self, request, ballot))
-        self._outbox.reply(client, QueryReply(number, ReplyStatus.OK, told))
-        self._count_work(client, len(told))
-
     def _propose_config(self, reign: Reign) -> None:
         """All that was proposed is chosen: propose the change, and nothing above it (M5, M6)."""
         changing, reign.changing = reign.changing, None
@@ -1612,7 +1518,7 @@ class PaxosServer(BurstActor):
 
         What others hear, and discard by: a slot that only memory knows as chosen is still needed.
         """
-        return min(self.application.executed, self._durable_chosen_to)
+        return min(self.application.executed, self._storage.durable.chosen_to)
 
     # === catching up (rule 8) =====================================================================
 
@@ -1690,8 +1596,6 @@ class PaxosServer(BurstActor):
         self._commit()
         late.retry.succeeded()
         self._counters["snapshots_received"] += 1
-        # Synced above: else the others would hear of it only after the next commit, if any.
-        self._durable_chosen_to = max(self._durable_chosen_to, info.slot)
         self.snapshots.executed_bytes = 0
         logger.info("server {} took over a snapshot at {}", self.settings.server, info.slot)
         self.telling.warn_of_differences()
@@ -1722,7 +1626,7 @@ class PaxosServer(BurstActor):
     def _recover(self) -> None:
         """Replay the disk: snapshot, then the chosen slots after it; the rest comes from peers."""
         found = self._storage.load()
-        self.promised = self._durable_promise = found.promised
+        self.promised = found.promised
         self._grants.recover(found.lease, self._now)
         self.membership.recover(found, self._storage)
         invariant(
@@ -1738,7 +1642,7 @@ class PaxosServer(BurstActor):
             self.log.restart_at(info.slot)
         invariant(found.discarded <= self.log.discarded, "slots up to %d are gone", found.discarded)
         self.log.recover(found.accepted, found.chosen_to)
-        self.catching_up.known_commit = self._durable_chosen_to = self.log.chosen_to
+        self.catching_up.known_commit = self.log.chosen_to
         if found.stopped_at:
             self._stopped_at = found.stopped_at
             logger.warning("executing slot {} stopped this server before", found.stopped_at)
@@ -1896,8 +1800,7 @@ class PaxosServer(BurstActor):
             self._ask_to_catch_up()
         if self._now >= self._watermark_at:
             self._watermark_at = NEVER
-            if self._durable_chosen_to < self.log.chosen_to:
-                self._storage.save_chosen_to(self.log.chosen_to, lazily=False)
+            self._storage.save_chosen_to(self.log.chosen_to, lazily=False)
 
     # === introspection ============================================================================
 

@@ -77,7 +77,7 @@ class MemoryStorage(Storage):
     def close(self) -> None:
         """Lose what was not committed; `load` opens the storage again, as a restart would."""
         super().close()
-        self._marks = self._durable.copy()
+        self._marks = self.durable.copy()
         self._ballots = {slot: held.ballot for slot, held in self._accepted.items()}
         self._replaced = set()
         self._ready = None
@@ -108,7 +108,7 @@ class MemoryStorage(Storage):
         for slot, (ballot, value, _) in self._rows.items():
             accepted[slot] = Accepted(slot, ballot, value)
         discarded = self._marks.discarded
-        if discarded > self._durable.discarded:
+        if discarded > self.durable.discarded:
             for slot in [slot for slot in accepted if slot <= discarded]:
                 del accepted[slot]
                 self._ballots.pop(slot, None)
@@ -118,7 +118,7 @@ class MemoryStorage(Storage):
 
     def _keep_images(self) -> None:
         """Keep the durable snapshot and the one before; somebody may still be fetching that."""
-        durable = self._durable.snapshot
+        durable = self.durable.snapshot
         last = 0 if durable is None else durable.slot
         kept = sorted(slot for slot in self._images if slot <= last)[-KEPT_SNAPSHOTS:]
         waiting = {info.slot for info in (self._ready, self._marks.snapshot) if info is not None}
@@ -151,7 +151,7 @@ class MemoryStorage(Storage):
         return ready
 
     def read_snapshot(self, slot: int, offset: int, size: int) -> bytes:
-        durable = self._durable.snapshot
+        durable = self.durable.snapshot
         held = self._images.get(slot)
         if held is None or durable is None or slot > durable.slot:
             return b""

@@ -177,7 +177,7 @@ class SqliteStorage(Storage):
         identity = Identity(directory.cluster, directory.server, directory.incarnation)
         self._identity = identity
         contents = inspect(directory.database, identity, directory.commits)
-        self._durable = contents.marks
+        self.durable = contents.marks
         self._marks = contents.marks.copy()
         self.count, self.moved = contents.commits, directory.moved
         directory.remember_files(DATABASE_NAME)
@@ -186,8 +186,8 @@ class SqliteStorage(Storage):
         self._ballots = {held.slot: held.ballot for held in contents.accepted}
         self._found = self._kept_rows(contents.accepted)
         self._discarding = len(self._found) < contents.rows
-        self._files.recover(self._durable.snapshot)
-        saved = 0 if self._durable.snapshot is None else self._durable.snapshot.slot
+        self._files.recover(self.durable.snapshot)
+        saved = 0 if self.durable.snapshot is None else self.durable.snapshot.slot
         self._logged_bytes = sum(len(h.value) for h in contents.accepted if h.slot > saved)
         self._look_for_room()
         if self.created:
@@ -208,11 +208,11 @@ class SqliteStorage(Storage):
             directory.sync_witness()
             directory.check_files()
             directory.remember_files()
-            self._files.tidy(self._durable.snapshot)
+            self._files.tidy(self.durable.snapshot)
 
     def _kept_rows(self, accepted: list[Accepted]) -> list[Accepted]:
         """Those that do not merely wait for their deletion."""
-        return [held for held in accepted if held.slot > self._durable.discarded]
+        return [held for held in accepted if held.slot > self.durable.discarded]
 
     def _connect(self, path: Path) -> sqlite3.Connection:
         # The server's one thread uses it, though another may close it.
@@ -266,7 +266,7 @@ class SqliteStorage(Storage):
         recovered = self._recovered()
         recovered.stopped_at = self._directory.stopped_at()
         with self._in_our_words():
-            self._files.verify(self._durable.snapshot)
+            self._files.verify(self.durable.snapshot)
         if self._found is None:
             recovered.accepted = self._kept_rows(self._read_accepted())
         else:
@@ -289,7 +289,7 @@ class SqliteStorage(Storage):
             self._begin()
         if self._log_pages >= FORCED_CHECKPOINT_PAGES:
             self._checkpoint()
-        discarding = self._discarding or self._marks.discarded > self._durable.discarded
+        discarding = self._discarding or self._marks.discarded > self.durable.discarded
         writes = self._rows or self._sealed is not None
         self._transact(self._write_rows if writes else None, discarding=discarding)
         if self._files.taking:
@@ -416,7 +416,7 @@ class SqliteStorage(Storage):
             self._spare = True
 
     def _on_committed(self) -> None:
-        durable = self._durable.snapshot
+        durable = self.durable.snapshot
         if durable is not None and durable.slot != self._files.current:
             with self._in_our_words():
                 self._files.keep(durable)
@@ -460,7 +460,7 @@ class SqliteStorage(Storage):
         if self._tidyings % CHECK_FILES_EVERY == 0:
             self._directory.check_files()
             self._files.forget_old()
-        discards = self._discarding or self._marks.discarded > self._durable.discarded
+        discards = self._discarding or self._marks.discarded > self.durable.discarded
         if discards and not self.dirty and self._lazy and not self._ample:
             self.commit()  # the next may not come before there is room
         elif self._discarding and not self.dirty and not self._lazy and (idle or not self._ample):

@@ -71,6 +71,7 @@ class Marks(msgspec.Struct):
     lease: int = 0
     """Microseconds for which a leader may count on what this server granted at most."""
     snapshot: SnapshotInfo | None = None
+    """The newest one."""
     made: Made | None = None
     """Which cluster this directory belongs to, with the incarnation (see `Storage.incarnation`) by
     which each member is known; None if it is fresh."""
@@ -100,7 +101,7 @@ class Recovered(Marks):
 class Storage(ABC):
     """Durable state of one server, used by one thread; writes between two `commit`s are atomic.
 
-    `_durable` is what is on the disk, `_marks` and `_rows` are what the next commit makes of it. An
+    `durable` is what is on the disk, `_marks` and `_rows` are what the next commit makes of it. An
     engine writes them in `_write` and looks after the snapshots' images.
     """
 
@@ -113,7 +114,8 @@ class Storage(ABC):
         """Whether the database is another file than was written last: put back, or copied."""
         self.count = 0
         """The number of the last durable commit: each has the next one. Never falls."""
-        self._durable = Marks()
+        self.durable = Marks()
+        """As far as a restart replays by itself: what others may rely on."""
         self._marks = Marks()
         self._rows: dict[int, tuple[Ballot, bytes, int]] = {}
         """Collected accepted values by slot, with their CRC-32; the last write to a slot wins."""
@@ -146,7 +148,7 @@ class Storage(ABC):
 
     def _recovered(self) -> Recovered:
         """The marks as found on the disk; the engine adds accepted values."""
-        return Recovered(**msgspec.structs.asdict(self._durable))
+        return Recovered(**msgspec.structs.asdict(self.durable))
 
     # --- collecting ------------------------------------------------------------------------------
 
@@ -183,7 +185,7 @@ class Storage(ABC):
         if slot > self._marks.chosen_to:
             self._marks.chosen_to = slot
             self._lazy = True
-        if not lazily and self._marks.chosen_to > self._durable.chosen_to:
+        if not lazily and self._marks.chosen_to > self.durable.chosen_to:
             self.dirty = True
 
     def save_made(self, made: Made, *, in_force: bool) -> None:
@@ -229,7 +231,7 @@ class Storage(ABC):
         if places != self._marks.places:
             self._marks.places = places
             self._lazy = True
-        if not lazily and self._marks.places != self._durable.places:
+        if not lazily and self._marks.places != self.durable.places:
             self.dirty = True
 
     def save_lease(self, microseconds: int) -> None:
@@ -246,7 +248,7 @@ class Storage(ABC):
         """
         if slot <= self._marks.discarded:
             return
-        durable = self._durable.snapshot
+        durable = self.durable.snapshot
         invariant(
             durable is not None and slot <= durable.slot,
             "slots up to %d discarded, but the durable snapshot is %s", slot, durable,
@@ -267,7 +269,7 @@ class Storage(ABC):
             return
         try:
             self._write()
-            self._durable = self._marks.copy()
+            self.durable = self._marks.copy()
             self._rows = {}
             self._replaced = set()
             self._sealed = None
@@ -320,11 +322,6 @@ class Storage(ABC):
     # --- snapshots: at most one being taken and one being received at a time ---------------------
 
     @property
-    def snapshot(self) -> SnapshotInfo | None:
-        """The newest durable snapshot."""
-        return self._durable.snapshot
-
-    @property
     @abstractmethod
     def taking_snapshot(self) -> bool:
         """Whether what `begin_snapshot` began is under way, or done and not yet polled.
@@ -356,7 +353,7 @@ class Storage(ABC):
     def poll_snapshot(self) -> SnapshotInfo | None:
         """The snapshot whose image became durable since the last call, if any. Never blocks.
 
-        It counts, and is `snapshot`, after the next `commit`.
+        It counts, and is `durable.snapshot`, after the next `commit`.
         """
         info = self._taken()
         newest = self._marks.snapshot

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 if TYPE_CHECKING:
     from paxon.actors.server import PaxosServer
 
-__all__ = ["Host", "Part"]
+__all__ = ["Host", "Part", "handlers"]
 
 Host: TypeAlias = "PaxosServer"
 """The server as its parts know it: they look at its records, queue in its outbox, and tell it what
@@ -24,3 +26,14 @@ class Part:
         self._outbox = host._outbox
         self._counters = host._counters
         self._oddities = host._oddities
+
+
+def handlers(union: Any, objects: Iterable[object]) -> dict[type, Callable[..., None]]:
+    """The handler of each message of a union, by its name: whoever has `on_p1a` handles a P1A."""
+    names = {re.sub("(?<=[a-z])(?=[A-Z])", "_", m.__name__).lower(): m for m in get_args(union)}
+    return {
+        message: getattr(one, f"on_{name}")
+        for name, message in names.items()
+        for one in objects
+        if hasattr(one, f"on_{name}")
+    }

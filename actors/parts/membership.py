@@ -12,11 +12,19 @@ from collections.abc import Sequence
 
 from msgspec import structs
 
-from paxon.actors.ballot import MOST_SERVERS, ServerId, in_list
+from paxon.actors.ballot import MOST_SERVERS, Ballot, ServerId, in_list
 from paxon.actors.disk.storage import Recovered, Storage
-from paxon.actors.environment import NEVER, ServerBurst
+from paxon.actors.environment import NEVER, ClientToken, ServerBurst
 from paxon.actors.execution.agreed import encode_agreed
-from paxon.actors.members import ChangeMembers, Member, MemberChange, Rehearsal, Rehearsed
+from paxon.actors.members import (
+    AskMembers,
+    ChangeMembers,
+    Member,
+    MemberChange,
+    Rehearsal,
+    Rehearsed,
+    encode_members,
+)
 from paxon.actors.messages import (
     P1A,
     P2A,
@@ -32,6 +40,8 @@ from paxon.actors.messages import (
     Made,
     PeerMessage,
     PreVote,
+    QueryReply,
+    ReplyStatus,
     Sealed,
     SnapshotChunk,
     SnapshotOffer,
@@ -39,6 +49,7 @@ from paxon.actors.messages import (
     Whereabouts,
 )
 from paxon.actors.parts.host import Host, Part
+from paxon.actors.parts.status import members_now
 from paxon.actors.records.changing import (
     Changing,
     Rehearsing,
@@ -330,6 +341,31 @@ class Membership(Part):
     def alive(self) -> list[ServerId]:
         """Which other members were heard of late."""
         return self.disks.heard_since(self._outbox.now - self._settings.election_timeout_max)
+
+    def on_change_members(self, request: ChangeMembers, client: ClientToken) -> None:
+        """Somebody wants other members: the leader takes it up, or says why not (M16, M17)."""
+        host, reign = self._host, self._host._reign
+        if reign is None or request.ballot > host.promised:  # (then another leads by now)
+            host._refuse(client)
+            return
+        fresh = request.ballot == host.promised and request.id not in reign.asked
+        if fresh and host._serves() is not None:
+            reign.note_asked(request.id, self.take_up(reign, request))
+        self._tell(client, request.id, request.id, request.ballot)
+
+    def on_ask_members(self, request: AskMembers, client: ClientToken) -> None:
+        """Tell who the members are; a leader is to know how an earlier one's change ended (M8)."""
+        reign = self._host._reign
+        if reign is not None and request.request and request.ballot < self._host.promised:
+            soon = NEVER if reign.sealing else self._outbox.now
+            reign.own_slot_at = min(reign.own_slot_at, soon)
+            self._host._plan_chores(reign)
+        self._tell(client, request.id, request.request, request.ballot)
+
+    def _tell(self, client: ClientToken, number: int, request: int, ballot: Ballot) -> None:
+        told = encode_members(members_now(self._host, request, ballot))
+        self._outbox.reply(client, QueryReply(number, ReplyStatus.OK, told))
+        self._host._count_work(client, len(told))
 
     def take_up(self, reign: Reign, request: ChangeMembers) -> str:
         """Have the members changed so; or why not, and what to do, in a sentence (M17)."""

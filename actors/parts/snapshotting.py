@@ -40,7 +40,7 @@ class Snapshotting(Part):
     def take_if_due(self) -> None:
         """Take a snapshot when enough was executed since the last, in relation to its size."""
         host, executed = self._host, self._application.executed
-        if host.snapshots.is_due(executed, host._storage.snapshot, host.settings):
+        if host.snapshots.is_due(executed, host._storage.durable.snapshot, host.settings):
             self.take()
 
     def take(self) -> None:
@@ -89,7 +89,7 @@ class Snapshotting(Part):
         """
         log, settings, executed = self._host.log, self._host.settings, self._application.executed
         target = min(executed_by_all, executed)
-        snapshot = self._host._storage.snapshot
+        snapshot = self._host._storage.durable.snapshot
         covered = 0 if snapshot is None else min(snapshot.slot, executed)
         if covered > target and (
             len(log) > settings.retain_slots
@@ -121,7 +121,7 @@ class Snapshotting(Part):
     def can_make_room(self) -> bool:
         """Whether some of the log goes with a snapshot, under way or to come."""
         storage = self._host._storage
-        saved = 0 if storage.snapshot is None else storage.snapshot.slot
+        saved = 0 if storage.durable.snapshot is None else storage.durable.snapshot.slot
         return storage.taking_snapshot or self._application.executed > saved
 
     # --- for another server ----------------------------------------------------------------------
@@ -129,7 +129,7 @@ class Snapshotting(Part):
     def offer(self, server: ServerId) -> None:
         """It misses slots that are discarded here."""
         host, chain = self._host, self._application.chain
-        snapshot, reign = host._storage.snapshot, host._reign
+        snapshot, reign = host._storage.durable.snapshot, host._reign
         if snapshot is None or snapshot.slot < host.log.discarded:
             # All had executed these slots, so nobody kept them for a server that lost its disk.
             self.take()

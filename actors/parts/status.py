@@ -102,7 +102,7 @@ class Telling(Part):
 def describe(server: Host, request: StatusRequest) -> StatusReply:
     """A server's state now. It is looked at, and never changed."""
     application, log, made = server.application, server.log, server.making.made
-    snapshot, chain = server._storage.snapshot, application.chain
+    snapshot, chain = server._storage.durable.snapshot, application.chain
     now = server._clock.monotonic()
     digest_slot = request.digest_slot or chain.last
     return StatusReply(

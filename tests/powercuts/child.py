@@ -133,7 +133,7 @@ class Process:
 
     def snapshot(self) -> None:
         slot = self.storage._marks.chosen_to
-        newest = self.storage.snapshot
+        newest = self.storage.durable.snapshot
         if slot == 0 or self.storage.taking_snapshot or (newest and newest.slot >= slot):
             return
         self.storage.begin_snapshot(slot, partial(image, slot))

@@ -186,7 +186,7 @@ def restart(directory: Path, promised: _Promised, random: Random) -> str:
         return f"refused: {error}"
     try:
         rows = [(held.slot, held.ballot, held.value) for held in found.accepted]
-        state = describe(storage._durable, rows)
+        state = describe(storage.durable, rows)
         if promised.number and state not in promised.states.values():
             expected = " or ".join(promised.states.values())
             return f"the disk says {state}, it must say {expected}"

@@ -166,8 +166,8 @@ def test_crashes_and_losses_at_any_step(seed: int) -> None:
         cluster.packets += kept
         for force in (False, True):
             for server, storage in cluster.storages.items():
-                made = storage._durable.made
-                if made is not None and storage._durable.in_force >= force:
+                made = storage.durable.made
+                if made is not None and storage.durable.in_force >= force:
                     disk = (server, storage.incarnation)
                     assert not books.on_made(disk, made, in_force=force)
     cluster.pass_time(1.0)

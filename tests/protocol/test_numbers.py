@@ -510,5 +510,5 @@ def test_what_a_server_says_to_know_of_its_disk_is_on_it() -> None:
     far = Accepted(2 * MAX_SLOTS_AHEAD, ballot, value_of(b"c"))
     cluster.hand(2, 1, CatchUp([first, far], 1))
     server = cluster.servers[2]
-    assert server.log.chosen_to == server._durable_chosen_to == 1
+    assert server.log.chosen_to == server._storage.durable.chosen_to == 1
     assert cluster.storages[2].crash(keep_pending=False).load().chosen_to == 1

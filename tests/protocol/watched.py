@@ -41,7 +41,7 @@ class WatchedDisk(MemoryStorage):
             return
         self.before_commit()
         rows, marks = dict(self._rows), self._marks.copy()
-        before = self._durable
+        before = self.durable
         super().commit()
         watch, server = self.cluster_watch, self.server
         sealed = marks.configuration

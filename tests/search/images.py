@@ -250,7 +250,7 @@ CONFIRMATION = "confirmation"
 COMPARING = ("inquiry", "_again_at", "_gap", "_alarm", "_alarm_until")
 
 DISK = (
-    "_durable", "_marks", "_rows", "_ballots", "_replaced", "dirty", "_lazy", "_accepted",
+    "durable", "_marks", "_rows", "_ballots", "_replaced", "dirty", "_lazy", "_accepted",
     "_images", "_ready", "_incoming", "_received", "_unusable", "_sealed", "condemned",
 )  # fmt: skip
 COUNTED_DISK = (*DISK, "count", "created", "lives", "refused")
@@ -382,5 +382,5 @@ def thaw_disk(image: Image, disk: MemoryStorage, made: Made) -> None:
     """Make `disk` what `image` is of; `made` is the cluster that it belongs to."""
     for name, value in zip(COUNTED_DISK, image, strict=False):  # (perhaps only the first of these)
         setattr(disk, name, thaw(value))
-    for marks in (disk._durable, disk._marks):
+    for marks in (disk.durable, disk._marks):
         marks.made, marks.in_force = made, True

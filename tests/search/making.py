@@ -68,9 +68,9 @@ class _Disk(MemoryStorage):
         """Of no matter here."""
 
     def commit(self) -> None:
-        before = self._durable
+        before = self.durable
         super().commit()
-        now = self._durable
+        now = self.durable
         if now.made is not None and (now.made, now.in_force) != (before.made, before.in_force):
             self.effects.append(("made", self.incarnation, now.made, now.in_force))
         if now.promised != before.promised:
@@ -226,7 +226,7 @@ class MakingSteps:
 
 def _image(disk: _Disk, server: PaxosServer | None) -> Any:
     """What tells states apart."""
-    durable = (disk.incarnation, disk._durable.made, disk._durable.in_force, disk._durable.promised)
+    durable = (disk.incarnation, disk.durable.made, disk.durable.in_force, disk.durable.promised)
     if server is None:
         return durable
     making = server.making

@@ -139,7 +139,7 @@ class RecordingDisk(MemoryStorage):
 
     def _note_epoch(self, configuration: Configuration) -> None:
         """An epoch has begun here: nothing of an earlier one is above, and all below is there."""
-        seal, first = configuration.sealed_at, self._durable.discarded + 1
+        seal, first = configuration.sealed_at, self.durable.discarded + 1
         left = [
             row.slot for row in self._accepted.values()
             if row.slot > seal and row.ballot.epoch < configuration.epoch
@@ -152,11 +152,11 @@ class RecordingDisk(MemoryStorage):
             return
         if self.fate == "dies before the sync":
             raise Died
-        rows, before = dict(self._rows), self._durable.configuration
+        rows, before = dict(self._rows), self.durable.configuration
         super().commit()
         for slot, (ballot, value, _) in rows.items():
             self.effects.append(("vote", slot, ballot, value))
-        configuration = self._durable.configuration
+        configuration = self.durable.configuration
         if configuration is not None and configuration != before:
             self._note_epoch(configuration)
         if self.fate == "dies after the sync":

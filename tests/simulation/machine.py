@@ -7,7 +7,15 @@ from typing import Protocol
 
 from paxon.actors import Ballot, ServerId
 from paxon.actors.disk.memory_storage import MemoryStorage
-from paxon.actors.disk.storage import NO_ROOM, PLENTY, Produce, Prove, Recovered, SnapshotInfo
+from paxon.actors.disk.storage import (
+    NO_ROOM,
+    PLENTY,
+    Marks,
+    Produce,
+    Prove,
+    Recovered,
+    SnapshotInfo,
+)
 from paxon.actors.execution.agreed import encode_agreed
 from paxon.actors.execution.application import Application, Executed
 from paxon.actors.messages import Batch, Made, Place
@@ -189,7 +197,7 @@ class SimulatedDisk:
     @property
     def epoch(self) -> int:
         """The one after the last seal that is durable here."""
-        configuration = self._inner._durable.configuration
+        configuration = self._inner.durable.configuration
         return 0 if configuration is None else configuration.epoch
 
     @property
@@ -197,8 +205,8 @@ class SimulatedDisk:
         return self._inner.dirty
 
     @property
-    def snapshot(self) -> SnapshotInfo | None:
-        return self._inner.snapshot
+    def durable(self) -> Marks:
+        return self._inner.durable
 
     @property
     def taking_snapshot(self) -> bool:
@@ -294,7 +302,7 @@ class SimulatedDisk:
 
     def remembers(self) -> dict[ServerId, tuple[int, int]]:
         """Per other server by which directory, and how many commits of it, it is known here."""
-        marks = self._inner._durable
+        marks = self._inner.durable
         if marks.made is None:
             return {}
         members = (marks.configuration or Configuration.of(marks.made)).incarnations

@@ -44,7 +44,7 @@ def now_and_after_a_crash(engine: Engine) -> Iterator[Storage]:
 
 def test_a_new_storage_is_empty(engine: Engine) -> None:
     assert engine.storage.load() == Recovered()
-    assert engine.storage.snapshot is None
+    assert engine.storage.durable.snapshot is None
     assert not engine.storage.dirty
 
 
@@ -313,10 +313,10 @@ def test_a_snapshot_counts_after_its_commit(engine: Engine) -> None:
     info = take_snapshot(storage, 7, b"the state")
     assert info == info_of(7, b"the state")
     assert storage.dirty
-    assert storage.snapshot is None
+    assert storage.durable.snapshot is None
     assert storage.read_snapshot(7, 0, 100) == b""
     storage.commit()
-    assert storage.snapshot == info
+    assert storage.durable.snapshot == info
     for opened in now_and_after_a_crash(engine):
         assert opened.load().snapshot == opened.snapshot == info
         assert opened.read_snapshot(7, 0, info.size) == b"the state"
@@ -448,7 +448,7 @@ def test_an_own_snapshot_overtaken_by_an_adopted_one_is_dropped(engine: Engine) 
     storage.commit()
     while storage.taking_snapshot:
         assert storage.poll_snapshot() is None
-    assert storage.snapshot == info_of(30, b"state")
+    assert storage.durable.snapshot == info_of(30, b"state")
     assert engine.crash().load().snapshot == info_of(30, b"state")
 
 

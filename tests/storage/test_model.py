@@ -195,7 +195,7 @@ class StorageMachine(RuleBasedStateMachine):
     @invariant()
     def serves_the_durable_snapshot(self) -> None:
         image = self.durable.image
-        assert self.storage.snapshot == (info_of(*image) if image else None)
+        assert self.storage.durable.snapshot == (info_of(*image) if image else None)
         if image is not None:
             assert self.storage.read_snapshot(image[0], 0, len(image[1])) == image[1]
 
