@@ -140,7 +140,7 @@ def test_a_server_that_is_down_keeps_everything_for_itself_up_to_the_limit() -> 
 def test_past_the_limit_in_slots_the_log_is_cut_at_a_durable_snapshot() -> None:
     cluster = cut_off(12, retain_slots=5, snapshot_slots=4)
     server = cluster.servers[1]
-    snapshot = cluster.storages[1].snapshot
+    snapshot = cluster.storages[1].durable.snapshot
     assert snapshot is not None
     assert 1 < server.first_non_cleared() <= snapshot.slot + 1
     assert len(server.log) <= 5 + 4
@@ -295,11 +295,11 @@ def test_patience_ends_with_the_transfer_that_needed_it() -> None:
 def test_slots_that_all_executed_are_offered_as_a_snapshot_to_one_who_lost_its_disk() -> None:
     cluster = ran(3)
     cluster.pass_time(2.0)
-    assert cluster.storages[1].snapshot is None
+    assert cluster.storages[1].durable.snapshot is None
     cluster.hand(1, 3, CatchUpRequest(1))
     cluster.pass_time(0.2)
     cluster.hand(1, 3, CatchUpRequest(1))
-    snapshot = cluster.storages[1].snapshot
+    snapshot = cluster.storages[1].durable.snapshot
     assert snapshot is not None
     (offer,) = cluster.sent(SnapshotOffer)
     assert (offer.slot, offer.size, offer.checksum) == (4, snapshot.size, snapshot.checksum)
@@ -310,7 +310,7 @@ def test_a_snapshot_request_for_one_that_is_gone_is_answered_with_the_newest() -
     cluster.heal()
     cluster.drop()
     cluster.hand(1, 3, SnapshotRequest(2, 0))
-    snapshot = cluster.storages[1].snapshot
+    snapshot = cluster.storages[1].durable.snapshot
     assert snapshot is not None
     assert [offer.slot for offer in cluster.sent(SnapshotOffer)] == [snapshot.slot]
 

@@ -198,10 +198,10 @@ def test_who_missed_something_waits_for_the_snapshot_that_makes_room() -> None:
 def test_a_snapshot_is_taken_early_and_lets_the_log_go() -> None:
     cluster, session = led()
     cluster.execute(1, session, LARGE)
-    assert cluster.storages[1].snapshot is None
+    assert cluster.storages[1].durable.snapshot is None
     cluster.storages[1].room = 0
     cluster.pass_time(0.5)
-    taken = cluster.storages[1].snapshot
+    taken = cluster.storages[1].durable.snapshot
     assert taken is not None and taken.slot == cluster.servers[1].application.executed
 
 
