@@ -170,7 +170,6 @@ class PaxosServer(BurstActor):
         self._reign: Reign | None = None
         self._leading_since = 0.0
         # Clients.
-        self.reception = Reception(settings, self._outbox, self._counters, self._clock)
         self._held = HeldRequests()
         # Learning and executing.
         self.log_time = LogTime()  # as this server knows it (rule 13)
@@ -202,8 +201,9 @@ class PaxosServer(BurstActor):
         self._features = Features(self._others, machine.limits)
         self._log_at = 0.0  # when to tell of another reign at the earliest
         # What goes on beside the protocol.
+        self.reception = Reception(self)
         self.comparing = Comparing(self)
-        self.snapshotting = Snapshotting(self, self.comparing, self.reception)
+        self.snapshotting = Snapshotting(self)
         self.watches = Watches(self)
         self.telling = Telling(self)
         self.embedded = Embedded(self)
@@ -244,7 +244,7 @@ class PaxosServer(BurstActor):
         if burst.clients or burst.refused or burst.gone or self.reception.turns.waiting:
             for client in burst.gone:
                 self.watches.forget(client)
-            self.reception.serve(burst, self._reign, self._now - self.latencies.burst.total)
+            self.reception.serve(burst, self._now - self.latencies.burst.total)
             if self.places.told_clients is not None:
                 self.membership.tell_clients(burst)
 
@@ -1133,7 +1133,7 @@ class PaxosServer(BurstActor):
         reply = self.application.query(query.query, time)
         self._counters["queries_answered"] += 1
         self._outbox.reply(client, QueryReply(query.id, reply.status, reply.payload))
-        self._count_work(client, len(reply.payload))
+        self.reception.count_work(client, len(reply.payload))
 
     # --- for reads that wait (parts/watches.py) --------------------------------------------------
 
@@ -1154,10 +1154,6 @@ class PaxosServer(BurstActor):
             self._execute()
 
     # === clients (rule 5) =========================================================================
-
-    def _count_work(self, client: ClientToken, size: int) -> None:
-        """A request was answered at once, with so many bytes."""
-        self.reception.count_work(client, size, self._reign)
 
     def _most_pending(self) -> int:
         """For how many bytes of commands that wait there may be more."""
@@ -1191,7 +1187,7 @@ class PaxosServer(BurstActor):
             if refusal.status == ReplyStatus.OVERLOADED:
                 self._counters["overloaded"] += 1
             self._answer_command(client, key, refusal)
-            self._count_work(client, len(refusal.payload))
+            self.reception.count_work(client, len(refusal.payload))
             return
         entry = Entry(command.session, command.seq, command.acked, command.after, command.command)
         reign.take_in(entry, client)
@@ -1496,7 +1492,7 @@ class PaxosServer(BurstActor):
         took, turns = self._clock.monotonic() - now, self.reception.turns
         counts = turns.held_back or reign.large_slots or reign.chores.slot == slot
         if counts or (took >= CLIENT_SECONDS / 4 and turns.several(now)):
-            self.reception.charge(reign, slot, results, took, self.snapshots.executed_bytes)
+            self.reception.charge(reign, slot, results, took)
         tried = self._held.tried
         for entry, reply in results:
             if entry.session == 0 and entry.command and entry.acked == 0:
@@ -1613,7 +1609,7 @@ class PaxosServer(BurstActor):
         """
         room, reign = self._storage.room, self._reign
         if reign is not None and reign.pending.entries and not reign.pending.fits(room):
-            self.reception.put_off_waiting(reign, self.application, self.places)
+            self.reception.put_off_waiting(reign)
             self._left_over = True
         if self.snapshots.executed_bytes >= room and self.snapshotting.can_make_room():
             self.snapshotting.take()

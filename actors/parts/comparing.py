@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from paxon.actors.ballot import ServerId, in_list
 from paxon.actors.environment import NEVER
 from paxon.actors.execution.digests import Diverged, Inquiry, SnapshotCheck, Verdict
@@ -30,8 +28,6 @@ class Comparing(Part):
         """When to ask again at the earliest, monotonic seconds."""
         self._gap = FIRST_GAP
         self._alarm, self._alarm_until = "", -NEVER
-        self.hear_of_snapshot: Callable[[DigestReply, ServerId], None] = lambda reply, sender: None
-        """Another server says which hash it has for a snapshot that is being fetched."""
 
     def inquire(self, slot: int) -> None:
         """Somebody was found to differ after `slot`: ask everybody, but not all the time.
@@ -57,7 +53,7 @@ class Comparing(Part):
 
     def on_digest_reply(self, reply: DigestReply, sender: ServerId) -> None:
         """An answer to an inquiry, or about a snapshot that is being fetched."""
-        self.hear_of_snapshot(reply, sender)
+        self._host.snapshotting.hear(reply, sender)
         inquiry = self.inquiry
         if inquiry is None:
             return

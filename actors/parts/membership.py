@@ -365,7 +365,7 @@ class Membership(Part):
     def _tell(self, client: ClientToken, number: int, request: int, ballot: Ballot) -> None:
         told = encode_members(members_now(self._host, request, ballot))
         self._outbox.reply(client, QueryReply(number, ReplyStatus.OK, told))
-        self._host._count_work(client, len(told))
+        self._host.reception.count_work(client, len(told))
 
     def take_up(self, reign: Reign, request: ChangeMembers) -> str:
         """Have the members changed so; or why not, and what to do, in a sentence (M17)."""

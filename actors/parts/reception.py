@@ -7,8 +7,8 @@ from functools import wraps
 from typing import Any, TypeAlias
 
 from paxon.actors.embedding import settle
-from paxon.actors.environment import ClientToken, Clock, ServerBurst
-from paxon.actors.execution.application import Application, Executed
+from paxon.actors.environment import ClientToken, ServerBurst
+from paxon.actors.execution.application import Executed
 from paxon.actors.limits.allowances import (
     CHARGED_BYTES,
     CLIENT_SECONDS,
@@ -28,10 +28,8 @@ from paxon.actors.messages import (
     SlotRequest,
     StatusRequest,
 )
-from paxon.actors.outbox import Outbox
-from paxon.actors.records.places import Places
+from paxon.actors.parts.host import Host, Part
 from paxon.actors.records.reign import LITTLE_ROOM, Reign, answer_to
-from paxon.actors.settings import Settings
 
 __all__ = ["LARGE_REPLY", "Reception"]
 
@@ -58,22 +56,17 @@ UNTIMED_BYTES = 16 << 10
 """… and bytes."""
 
 
-class Reception:
+class Reception(Part):
     """Serves clients, in turns once there is more to do than a step should take.
 
-    All times are monotonic seconds. `reign` is the server's: None while it does not lead.
+    All times are monotonic seconds.
     """
 
-    def __init__(
-        self, settings: Settings, outbox: Outbox, counters: dict[str, int], clock: Clock
-    ) -> None:
-        self._settings = settings
-        self._outbox = outbox
-        self._counters = counters
-        self._clock = clock
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._clock = host._clock
         self.handlers: Handlers = {}
         """The server's, for each kind of request."""
-        self._reign: Reign | None = None
         self.turns = ClientTurns()
         self.openings = Openings()
         self.spent = False
@@ -95,7 +88,7 @@ class Reception:
             @wraps(handler)
             def handle(request: Any, client: ClientToken) -> None:
                 handler(request, client)
-                self.count_work(client, 0, self._reign)
+                self.count_work(client, 0)
 
             return handle
 
@@ -107,7 +100,7 @@ class Reception:
 
     # --- a step ----------------------------------------------------------------------------------
 
-    def serve(self, burst: ServerBurst, reign: Reign | None, listened: float) -> None:
+    def serve(self, burst: ServerBurst, listened: float) -> None:
         """Handle the burst's requests, or let them wait behind others, and those that waited.
 
         `listened` are the seconds that the server has spent outside of its steps.
@@ -120,7 +113,6 @@ class Reception:
             for client in burst.ignored:
                 self._outbox.throw_away(client, "too many requests are waiting")
         clients = burst.clients
-        self._reign = reign
         self.open()
         self._serving = True
         handled = 0
@@ -130,10 +122,10 @@ class Reception:
         turns = self.turns
         turns.listened = listened
         if handled > BURST_MESSAGES or turns.waiting or burst.client_bytes >= TURN_BYTES:
-            self._let_wait(clients, reign)
+            self._let_wait(clients)
             self.open()  # (what renewals took does not count)
             self._serving = True
-            self._take_turns(reign)
+            self._take_turns()
             return
         if not clients:
             return
@@ -150,9 +142,9 @@ class Reception:
                 if self.spent:
                     break
             if timed or self.spent:
-                self._charge(client, self._turn_seconds(len(requests)), self._worked_at, reign)
+                self._charge(client, self._turn_seconds(len(requests)), self._worked_at)
             if self.spent:
-                self._let_wait([(client, list(left)), *clients[index + 1 :]], reign)
+                self._let_wait([(client, list(left)), *clients[index + 1 :]])
                 return
 
     def open(self) -> None:
@@ -163,9 +155,9 @@ class Reception:
         self._sent_seconds = 0.0
         self._ends_at = self._worked_at + CLIENT_SECONDS
 
-    def _charge(self, client: ClientToken, seconds: float, now: float, reign: Reign | None) -> None:
+    def _charge(self, client: ClientToken, seconds: float, now: float) -> None:
         """Something of a client's has taken so long until now: it counts while others are there."""
-        if self._others_present(client, now - seconds, reign):
+        if self._others_present(client, now - seconds):
             self.turns.charge(client, seconds, now)
 
     def _turn_seconds(self, served: int) -> float:
@@ -179,7 +171,7 @@ class Reception:
         """Dear commands have come: what else clients want waits, in turns."""
         self.spent = True
 
-    def count_work(self, client: ClientToken, size: int, reign: Reign | None) -> None:
+    def count_work(self, client: ClientToken, size: int) -> None:
         """A request was answered at once, with so many bytes: is the step's share spent?"""
         outbox, now = self._outbox, self._clock.monotonic()
         outbox.replied_bytes += size
@@ -190,26 +182,25 @@ class Reception:
         if now >= self._ends_at or outbox.replied_bytes >= FRAME_BYTES:
             self.spent = True
             if not self._serving:
-                self._charge(client, took, now, reign)
+                self._charge(client, took, now)
 
-    def _others_present(self, client: ClientToken, since: float, reign: Reign | None) -> bool:
+    def _others_present(self, client: ClientToken, since: float) -> bool:
         """Whether anybody but this client has asked for something since then, or waits."""
+        reign = self._host._reign
         return self.turns.others_present(client, since) or (
             reign is not None and reign.others_wait(client)
         )
 
     # --- turns -----------------------------------------------------------------------------------
 
-    def _let_wait(
-        self, clients: Sequence[tuple[ClientToken, Sequence[ClientMessage]]], reign: Reign | None
-    ) -> None:
+    def _let_wait(self, clients: Sequence[tuple[ClientToken, Sequence[ClientMessage]]]) -> None:
         """These requests wait for their clients' turns, if there is room for them."""
         turns, now = self.turns, self._outbox.now
         for client, came in clients:
             requests = self._renew_first(client, came)
             turns.heard(client, came, now)
             has_room = not requests or turns.add(client, requests)
-            if turns.is_much(client) and self._others_present(client, now, reign):
+            if turns.is_much(client) and self._others_present(client, now):
                 turns.ignored.add(client)
             if not has_room:
                 self._outbox.throw_away(client, "too many requests are waiting")
@@ -231,14 +222,14 @@ class Reception:
                 self.handlers[Renew](request, client)
                 now = self._clock.monotonic()
                 turns.spend(account, now - began, now, turns.weight(client, now))
-                self._charge(client, now - began, now, self._reign)
+                self._charge(client, now - began, now)
             else:
                 left.append(request)
         return left
 
-    def _take_turns(self, reign: Reign | None) -> None:
+    def _take_turns(self) -> None:
         """Serve those that waited, in turns, until the step's share is spent."""
-        handled, turns = 0, self.turns
+        handled, turns, reign = 0, self.turns, self._host._reign
         if reign is not None and reign.awaits(turns.modest, turns.greedy):
             turns.still_there()
         while handled < BURST_MESSAGES and (turn := self._next_turn()) is not None:
@@ -249,10 +240,10 @@ class Reception:
                 self._turn_at = self._clock.monotonic()
                 self.spent = self._turn_at >= self._ends_at
                 continue
-            before = _waiting_work(reign)
-            served = self._serve_turn(client, waiting, reign)
+            before = self._waiting_work()
+            served = self._serve_turn(client, waiting)
             handled += served
-            self._end_turn(client, served, _waiting_work(reign) - before, reign)
+            self._end_turn(client, served, self._waiting_work() - before)
         if handled >= BURST_MESSAGES:
             self.spent = True
 
@@ -260,29 +251,30 @@ class Reception:
         """Whose turn it is; None if all sit out, or the step's share is spent."""
         return None if self.spent else self.turns.next(self._turn_at)
 
-    def _serve_turn(self, client: ClientToken, waiting: Waiting, reign: Reign | None) -> int:
+    def _serve_turn(self, client: ClientToken, waiting: Waiting) -> int:
         """Handle some of one client's requests; returns how many."""
-        enough = _waiting_work(reign) + TURN_BYTES
+        enough = self._waiting_work() + TURN_BYTES
         for served in range(TURN_MESSAGES):
             if not waiting.requests or self.spent:
                 return served
+            reign = self._host._reign
             if reign is not None and not reign.takes_in(waiting.requests[0], self._settings):
                 return served
             request = self.turns.take(waiting)
             self.handlers[type(request)](request, client)
-            if _waiting_work(reign) >= enough:
+            if self._waiting_work() >= enough:
                 return served + 1
         return TURN_MESSAGES
 
-    def _end_turn(self, client: ClientToken, served: int, queued: int, reign: Reign | None) -> None:
+    def _end_turn(self, client: ClientToken, served: int, queued: int) -> None:
         """So many requests of a client were handled, and put so much work into the queue."""
-        turns, seconds = self.turns, self._turn_seconds(served)
+        turns, seconds, reign = self.turns, self._turn_seconds(served), self._host._reign
         if turns.ignored:
             turns.listen(client)
         now = self._worked_at
         if served == 0:  # it has to wait for something
             turns.sit_out(client, now, PAUSE)
-        elif self._others_present(client, now - seconds, reign):
+        elif self._others_present(client, now - seconds):
             turns.charge(client, seconds, now)
             if reign is not None and queued >= TURN_BYTES:
                 last = reign.pending.entries[-1]
@@ -290,7 +282,7 @@ class Reception:
         if now >= self._ends_at:
             self.spent = True
 
-    def put_off_waiting(self, reign: Reign, application: Application, places: Places) -> None:
+    def put_off_waiting(self, reign: Reign) -> None:
         """Put off all that waits for a slot: nothing of it is in the log."""
         for entry in reign.pending.take():
             key = (entry.session, entry.seq)
@@ -301,18 +293,16 @@ class Reception:
                 continue
             if self.turns.held_back.pop(key, None) is not None:
                 self.turns.sit_out(client, self._outbox.now)
-            self._outbox.reply(client, answer_to(entry, LITTLE_ROOM, application, places))
+            answer = answer_to(entry, LITTLE_ROOM, self._application, self._host.places)
+            self._outbox.reply(client, answer)
             self._counters["overloaded"] += 1
 
-    def charge(
-        self, reign: Reign, slot: int, results: Sequence[Executed], seconds: float,
-        executed_bytes: int,
-    ) -> None:  # fmt: skip
+    def charge(self, reign: Reign, slot: int, results: Sequence[Executed], seconds: float) -> None:
         """A slot is executed: who waited for it goes on, who filled it sits out for its time.
 
-        It took `seconds`; `executed_bytes` is all that was stored since the last snapshot.
+        It took `seconds`.
         """
-        waiting, turns = reign.waiting, self.turns
+        waiting, turns, stored = reign.waiting, self.turns, self._host.snapshots.executed_bytes
         if slot == reign.chores.slot:
             reign.chores.executed(seconds, self._clock.monotonic())
         began, now = reign.large_slots.pop(slot, None), self._clock.monotonic()
@@ -328,28 +318,27 @@ class Reception:
             size = len(entry.command) + len(reply.payload) + MESSAGE_BYTES
             sizes[client] = sizes.get(client, 0) + size
             if size >= CHARGED_BYTES:  # (a pipeline of small ones harms nobody as much)
-                reign.stored.add(client, size, executed_bytes, now)
+                reign.stored.add(client, size, stored, now)
         if began is not None:
             seconds = max(seconds, now - max(began, reign.charged_at))
             reign.charged_at = now
         total = sum(sizes.values())
         for client, size in sizes.items():
             took = seconds * size / total + size * SECONDS_PER_BYTE
-            self._charge(client, took, now, reign)
+            self._charge(client, took, now)
 
-    def blame_for_snapshot(self, reign: Reign, executed_bytes: int) -> None:
+    def blame_for_snapshot(self, reign: Reign) -> None:
         """Let others go before those who have made a snapshot due, until it is taken.
 
         It takes disks and cores from them here and at the followers, that are due as well.
-        `executed_bytes` is all that was stored since the last snapshot.
         """
         stored, reign.stored = reign.stored, Stored()
         now = self._outbox.now
-        parts = stored.parts(TURN_BYTES, executed_bytes, now)
-        blamed = {c: part for c, part in parts.items() if self._others_present(c, now, reign)}
+        parts = stored.parts(TURN_BYTES, self._host.snapshots.executed_bytes, now)
+        blamed = {c: part for c, part in parts.items() if self._others_present(c, now)}
         self.turns.hold_for_snapshot(blamed, now)
 
-
-def _waiting_work(reign: Reign | None) -> int:
-    """The work that waits for a slot, in bytes and cost."""
-    return reign.pending.work if reign is not None else 0
+    def _waiting_work(self) -> int:
+        """The work that waits for a slot, in bytes and cost."""
+        reign = self._host._reign
+        return reign.pending.work if reign is not None else 0

@@ -18,9 +18,7 @@ from paxon.actors.messages import (
     SnapshotOffer,
     SnapshotRequest,
 )
-from paxon.actors.parts.comparing import Comparing
-from paxon.actors.parts.host import Host, Part
-from paxon.actors.parts.reception import Reception
+from paxon.actors.parts.host import Part
 from paxon.actors.records.snapshots import LONGEST_FOR_ROOM, LONGEST_SECONDS, Retry
 
 __all__ = ["Snapshotting"]
@@ -28,12 +26,6 @@ __all__ = ["Snapshotting"]
 
 class Snapshotting(Part):
     """Takes snapshots, sends pieces of them, and fetches one from another server."""
-
-    def __init__(self, host: Host, comparing: Comparing, reception: Reception) -> None:
-        super().__init__(host)
-        self._comparing = comparing
-        self._reception = reception
-        comparing.hear_of_snapshot = self.hear
 
     # --- taking one ------------------------------------------------------------------------------
 
@@ -52,7 +44,7 @@ class Snapshotting(Part):
         if host.catching_up.fetches_beyond(host.log.chosen_to):
             return  # a newer one is on its way, and the disk need not hold three
         if host._reign is not None:
-            self._reception.blame_for_snapshot(host._reign, snapshots.executed_bytes)
+            host.reception.blame_for_snapshot(host._reign)
         snapshots.executed_bytes = 0
         prove = None if application.machine.snapshots_are_sound else application.prove
         host._storage.begin_snapshot(application.executed, application.image, prove)
@@ -61,7 +53,7 @@ class Snapshotting(Part):
 
     def poll(self) -> bool:
         """Look at the one under way; whether it is done, and counts with the next commit."""
-        snapshots, turns, now = self._host.snapshots, self._reception.turns, self._outbox.now
+        snapshots, turns, now = self._host.snapshots, self._host.reception.turns, self._outbox.now
         info = self._host._storage.poll_snapshot()
         if self._host._storage.taking_snapshot:
             snapshots.poll_at = now + self._host.settings.heartbeat_interval
@@ -228,7 +220,7 @@ class Snapshotting(Part):
         if info.slot <= self._host.log.chosen_to:  # its slots came meanwhile, one by one
             late.give_up()
         elif check is not None and check.objections:
-            self._comparing.contest(check)
+            self._host.comparing.contest(check)
             late.give_up()
             late.ask_later(self._outbox.now, self._settings.retransmit_interval)
         elif check is not None and check.unheard and self._outbox.now < check.until:

@@ -62,7 +62,7 @@ class Telling(Part):
     def on_status_request(self, request: StatusRequest, client: ClientToken) -> None:
         """Tell how this server is."""
         self._outbox.reply(client, describe(self._host, request))
-        self._host._count_work(client, STATUS_BYTES)
+        self._host.reception.count_work(client, STATUS_BYTES)
 
     def on_slot_request(self, request: SlotRequest, client: ClientToken) -> None:
         """Tell what is in a slot."""
@@ -70,7 +70,7 @@ class Telling(Part):
         value = host.command(slot) or b""
         ends = host.first_non_cleared(), host.last_non_empty()
         self._outbox.reply(client, SlotReply(request.id, slot, host.status(slot), value, *ends))
-        host._count_work(client, len(value))
+        host.reception.count_work(client, len(value))
 
     def on_stranger(self, request: Stranger, client: ClientToken) -> None:
         """A client of another cluster: it must not take our answers for that one's."""

@@ -79,7 +79,7 @@ class Watches(Part):
             self._counters["watches_answered"] += 1
             answer = QueryReply(watch.id, reply.status, reply.payload)
             self._outbox.reply(client, answer)
-            self._host._count_work(client, len(reply.payload))
+            self._host.reception.count_work(client, len(reply.payload))
 
     def on_unwatch(self, unwatch: Unwatch, client: ClientToken) -> None:
         """Forget watches that a client does not want any more."""

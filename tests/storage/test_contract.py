@@ -318,7 +318,7 @@ def test_a_snapshot_counts_after_its_commit(engine: Engine) -> None:
     storage.commit()
     assert storage.durable.snapshot == info
     for opened in now_and_after_a_crash(engine):
-        assert opened.load().snapshot == opened.snapshot == info
+        assert opened.load().snapshot == opened.durable.snapshot == info
         assert opened.read_snapshot(7, 0, info.size) == b"the state"
         assert opened.read_snapshot(7, 4, 3) == b"sta"
         assert opened.read_snapshot(7, 4, 100) == b"state"
