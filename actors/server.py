@@ -32,11 +32,6 @@ from paxon.actors.election import ElectionPolicy, make_policy
 from paxon.actors.embedding import settle
 from paxon.actors.environment import NEVER, ClientToken, Environment, ServerBurst
 from paxon.actors.execution.agreed import (
-    KNOWS,
-    Change,
-    check_rising,
-    check_values,
-    encode_change,
     first_agreed,
 )
 from paxon.actors.execution.application import Application, decode_batch, encode_batch
@@ -51,7 +46,6 @@ from paxon.actors.limits.allowances import (
     IN_FLIGHT_BYTES,
     MAX_READ_BYTES,
     MAX_READS,
-    RETRY_AFTER,
 )
 from paxon.actors.limits.bounds import (
     MAX_EPOCHS_AHEAD,
@@ -70,13 +64,10 @@ from paxon.actors.messages import (
     P1B,
     P2A,
     P2B,
-    RENEWAL,
-    SETTINGS,
     Accepted,
     Batch,
     CatchUp,
     CatchUpRequest,
-    ChangeSettings,
     ClientMessage,
     Command,
     CommandReply,
@@ -87,13 +78,11 @@ from paxon.actors.messages import (
     HeartbeatReply,
     Made,
     NotLeader,
-    OpenSession,
     PeerMessage,
     PreVote,
     PreVoteReply,
     Query,
     QueryReply,
-    Renew,
     ReplyStatus,
     Sealed,
     StatusReply,
@@ -208,10 +197,8 @@ class PaxosServer(BurstActor):
         self.telling = Telling(self)
         self.embedded = Embedded(self)
         self.on_local = self.embedded.on_local
-        # A message's handler is the method of its name: `on_p2b`, here or in one of these parts.
-        parts = self, self.membership, self.comparing, self.snapshotting, self.watches, self.telling
-        self._peer_handlers = handlers(PeerMessage, parts)
-        self._client_handlers = self.reception.timed(handlers(ClientMessage, parts))
+        self._peer_handlers = handlers(PeerMessage, self)
+        self._client_handlers = self.reception.timed(handlers(ClientMessage, self))
 
     @property
     def role(self) -> Literal["leader", "candidate", "follower"]:
@@ -1155,10 +1142,6 @@ class PaxosServer(BurstActor):
 
     # === clients (rule 5) =========================================================================
 
-    def _most_pending(self) -> int:
-        """For how many bytes of commands that wait there may be more."""
-        return min(self.settings.max_pending_bytes, self._storage.room)
-
     def _serves(self) -> Reign | None:
         """The reign of one that has executed every slot taken over: state and sessions are current.
 
@@ -1191,73 +1174,6 @@ class PaxosServer(BurstActor):
             return
         entry = Entry(command.session, command.seq, command.acked, command.after, command.command)
         reign.take_in(entry, client)
-
-    def _takes_in(
-        self, request: OpenSession | ChangeSettings | Renew, client: ClientToken, number: int
-    ) -> Reign | None:
-        """The reign that is to take in what one entry of the log answers; None if none is to.
-
-        Asked again, it is answered where it was asked last.
-        """
-        reign = self._serves()
-        if reign is None:
-            self._hold_or_refuse(client, request)
-        elif (0, number) in reign.waiting:
-            reign.waiting[0, number] = client
-            return None
-        return reign
-
-    def on_open_session(self, request: OpenSession, client: ClientToken) -> None:
-        """A session is opened by a command in the log, so that every server knows it."""
-        reign = self._takes_in(request, client, request.nonce)
-        if reign is None:
-            return
-        if not 0 <= request.nonce < 1 << 63:
-            text = b"the nonce must be from 0 to below 2^63"
-            self._outbox.reply(client, CommandReply(0, request.nonce, ReplyStatus.INVALID, text))
-            return
-        wait = self.reception.openings.wait(client, self._now)
-        if wait > 0 or reign.pending.bytes >= self._most_pending():
-            reason = "it opens too many sessions" if wait > 0 else "too much is waiting"
-            if self._storage.room <= 0:
-                reason = "the servers' disks have little room"
-            self._outbox.throw_away(client, reason, max(wait, RETRY_AFTER))
-            return
-        reign.take_in(Entry(0, request.nonce, 0, 0, b""), client)
-
-    def on_change_settings(self, change: ChangeSettings, client: ClientToken) -> None:
-        """Change the agreed settings by an entry of the log; an empty change only tells them."""
-        reign = self._takes_in(change, client, change.id)
-        if reign is None:
-            return
-        limits = self.application.machine.limits
-        obstacle = check_values(change.values, limits) or check_rising(
-            self.application.agreed, change.values, limits
-        )
-        if change.values and not obstacle:
-            machine = any(name in limits for name in change.values)
-            obstacle = self._features.obstacle(KNOWS, machine=machine)
-        if obstacle:
-            self._outbox.refuse(client, change.id, obstacle)
-        elif reign.pending.bytes >= self._most_pending():
-            self._outbox.put_off(client, change.id, "too much is waiting")
-        else:
-            command = encode_change(Change(change.changed_at, change.values))
-            reign.take_in(Entry(0, change.id, SETTINGS, 0, command), client)
-
-    def on_renew(self, request: Renew, client: ClientToken) -> None:
-        """Leases are to live on: they have a budget of their own, and go before all commands."""
-        reign = self._takes_in(request, client, request.id)
-        if reign is None:
-            return
-        if reign.chores.is_full(client):
-            self._outbox.put_off(client, request.id, "too many renewals are waiting")
-        elif not self.application.renews(request.command):
-            self._outbox.refuse(client, request.id, "this is no renewal: send it as a command")
-        else:
-            self._counters["renewals"] += 1
-            reign.waiting[0, request.id] = client
-            reign.chores.add(Entry(0, request.id, RENEWAL, 0, request.command), client, self._now)
 
     def _answer_command(self, client: ClientToken, key: tuple[int, int], reply: Reply) -> None:
         """Say how a command ended, but not "expired" of one that we proposed more than once.

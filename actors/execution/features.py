@@ -6,7 +6,7 @@ replies to heartbeats and pre-votes, and the leader remembers the last word of e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from paxon.actors.ballot import ServerId, in_list
 from paxon.actors.execution.agreed import KNOWS, Limits, limits_checksum
@@ -19,6 +19,7 @@ class Features:
 
     def __init__(self, others: Sequence[ServerId], limits: Limits) -> None:
         self._others = others
+        self._names = limits
         self.knows = KNOWS
         self.limits = limits_checksum(limits)
         """Over the limits that this server's state machine knows."""
@@ -28,14 +29,17 @@ class Features:
         """A server says what it knows; it may have been replaced by another release meanwhile."""
         self._heard[server] = (knows, limits)
 
-    def obstacle(self, level: int, *, machine: bool) -> str:
-        """Why this level, or a limit of the state machine's, has to stay out of the log.
+    def obstacle(self, names: Collection[str]) -> str:
+        """Why a change of these settings has to stay out of the log.
 
-        One sentence that names the servers; "" if all know it.
+        One sentence that names the servers; "" if all know them.
         """
+        if not names:
+            return ""
+        machine = not self._names.keys().isdisjoint(names)
         silent = [server for server in self._others if server not in self._heard]
         heard = [s for s in self._others if s in self._heard]
-        old = [s for s in heard if self._heard[s][0] < level]
+        old = [s for s in heard if self._heard[s][0] < self.knows]
         other = [s for s in heard if machine and self._heard[s][1] != self.limits]
         for servers, fault in (
             (silent, "not heard of since this leader started: start all servers first"),

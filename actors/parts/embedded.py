@@ -39,7 +39,7 @@ class Embedded(Part):
         reign = host._serves() if host._open else None
         if error is not None or reign is None:
             fail(future, error or self._not_leading(tried=False))
-        elif reign.pending.bytes >= host._most_pending():
+        elif host.reception.is_full(reign):
             settle(future, ReplyStatus.OVERLOADED, overloaded("too much is waiting", RETRY_AFTER))
         elif reason := self._application.check(message.command):
             settle(future, ReplyStatus.INVALID, reason)

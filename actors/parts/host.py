@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 if TYPE_CHECKING:
@@ -28,12 +28,16 @@ class Part:
         self._oddities = host._oddities
 
 
-def handlers(union: Any, objects: Iterable[object]) -> dict[type, Callable[..., None]]:
-    """The handler of each message of a union, by its name: whoever has `on_p1a` handles a P1A."""
+def handlers(union: Any, host: Host) -> dict[type, Callable[..., None]]:
+    """The handler of each message of a union: the server's method of its name, or a part's.
+
+    `on_p1a` handles a P1A.
+    """
     names = {re.sub("(?<=[a-z])(?=[A-Z])", "_", m.__name__).lower(): m for m in get_args(union)}
+    parts = [part for part in vars(host).values() if isinstance(part, Part)]
     return {
         message: getattr(one, f"on_{name}")
         for name, message in names.items()
-        for one in objects
+        for one in (host, *parts)
         if hasattr(one, f"on_{name}")
     }

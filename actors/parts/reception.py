@@ -8,6 +8,12 @@ from typing import Any, TypeAlias
 
 from paxon.actors.embedding import settle
 from paxon.actors.environment import ClientToken, ServerBurst
+from paxon.actors.execution.agreed import (
+    Change,
+    check_rising,
+    check_values,
+    encode_change,
+)
 from paxon.actors.execution.application import Executed
 from paxon.actors.limits.allowances import (
     CHARGED_BYTES,
@@ -16,15 +22,23 @@ from paxon.actors.limits.allowances import (
     FRAME_BYTES,
     MESSAGE_BYTES,
     MESSAGE_SECONDS,
+    RETRY_AFTER,
     SECONDS_PER_BYTE,
     TURN_BYTES,
 )
 from paxon.actors.limits.turns import ClientTurns, Openings, Stored, Waiting
 from paxon.actors.messages import (
+    RENEWAL,
+    SETTINGS,
+    ChangeSettings,
     ClientMessage,
     Command,
+    CommandReply,
+    Entry,
+    OpenSession,
     Query,
     Renew,
+    ReplyStatus,
     SlotRequest,
     StatusRequest,
 )
@@ -342,3 +356,76 @@ class Reception(Part):
         """The work that waits for a slot, in bytes and cost."""
         reign = self._host._reign
         return reign.pending.work if reign is not None else 0
+
+    # --- what only adds an entry to the log (rule 5) ---------------------------------------------
+
+    def is_full(self, reign: Reign) -> bool:
+        """Whether so many bytes of commands wait that there may be no more."""
+        most = min(self._settings.max_pending_bytes, self._host._storage.room)
+        return reign.pending.bytes >= most
+
+    def _takes_in(
+        self, request: OpenSession | ChangeSettings | Renew, client: ClientToken, number: int
+    ) -> Reign | None:
+        """The reign that is to take in what one entry of the log answers; None if none is to.
+
+        Asked again, it is answered where it was asked last.
+        """
+        reign = self._host._serves()
+        if reign is None:
+            self._host._hold_or_refuse(client, request)
+        elif (0, number) in reign.waiting:
+            reign.waiting[0, number] = client
+            return None
+        return reign
+
+    def on_open_session(self, request: OpenSession, client: ClientToken) -> None:
+        """A session is opened by a command in the log, so that every server knows it."""
+        reign = self._takes_in(request, client, request.nonce)
+        if reign is None:
+            return
+        if not 0 <= request.nonce < 1 << 63:
+            text = b"the nonce must be from 0 to below 2^63"
+            self._outbox.reply(client, CommandReply(0, request.nonce, ReplyStatus.INVALID, text))
+            return
+        wait = self.openings.wait(client, self._outbox.now)
+        if wait > 0 or self.is_full(reign):
+            reason = "it opens too many sessions" if wait > 0 else "too much is waiting"
+            if self._host._storage.room <= 0:
+                reason = "the servers' disks have little room"
+            self._outbox.throw_away(client, reason, max(wait, RETRY_AFTER))
+            return
+        reign.take_in(Entry(0, request.nonce, 0, 0, b""), client)
+
+    def on_change_settings(self, change: ChangeSettings, client: ClientToken) -> None:
+        """Change the agreed settings by an entry of the log; an empty change only tells them."""
+        reign = self._takes_in(change, client, change.id)
+        if reign is None:
+            return
+        agreed, limits = self._application.agreed, self._application.machine.limits
+        if obstacle := (
+            check_values(change.values, limits)
+            or check_rising(agreed, change.values, limits)
+            or self._host._features.obstacle(change.values)
+        ):
+            self._outbox.refuse(client, change.id, obstacle)
+        elif self.is_full(reign):
+            self._outbox.put_off(client, change.id, "too much is waiting")
+        else:
+            command = encode_change(Change(change.changed_at, change.values))
+            reign.take_in(Entry(0, change.id, SETTINGS, 0, command), client)
+
+    def on_renew(self, request: Renew, client: ClientToken) -> None:
+        """Leases are to live on: they have a budget of their own, and go before all commands."""
+        reign = self._takes_in(request, client, request.id)
+        if reign is None:
+            return
+        if reign.chores.is_full(client):
+            self._outbox.put_off(client, request.id, "too many renewals are waiting")
+        elif not self._application.renews(request.command):
+            self._outbox.refuse(client, request.id, "this is no renewal: send it as a command")
+        else:
+            self._counters["renewals"] += 1
+            entry = Entry(0, request.id, RENEWAL, 0, request.command)
+            reign.waiting[0, request.id] = client
+            reign.chores.add(entry, client, self._outbox.now)

@@ -7,13 +7,16 @@ from typing import get_args
 from paxon.actors import PaxosServer
 from paxon.actors.members import AskMembers, ChangeMembers, Rehearsal, Rehearsed
 from paxon.actors.messages import (
+    ChangeSettings,
     ClientMessage,
     CountAnswer,
     CountQuestion,
     DigestReply,
     DigestRequest,
     Introduction,
+    OpenSession,
     PeerMessage,
+    Renew,
     SlotRequest,
     SnapshotChunk,
     SnapshotOffer,
@@ -31,7 +34,8 @@ from tests.harness import Cluster
 BESIDE = {
     Introduction, CountQuestion, CountAnswer, Whereabouts, DigestRequest, DigestReply, Watch,
     Unwatch, WatchCheck, Rehearsal, Rehearsed, SnapshotOffer, SnapshotRequest, SnapshotChunk,
-    StatusRequest, SlotRequest, Stranger, ChangeMembers, AskMembers,
+    StatusRequest, SlotRequest, Stranger, ChangeMembers, AskMembers, OpenSession, ChangeSettings,
+    Renew,
 }  # fmt: skip
 """What decides nothing on ballots and slots: the parts of a server handle these themselves."""
 OTHERWISE = {"on_connection_lost", "on_local", "on_timer", "on_places_timer"}
