@@ -110,7 +110,7 @@ plant(
 def _forget_promise(original: Original) -> Any:
     def recovered(self: Storage) -> Any:
         found = original(self)
-        found.promised = self._marks.promised = NO_BALLOT
+        found.promised = self._marks.promised = self.durable.promised = NO_BALLOT
         return found
 
     return recovered
