@@ -108,18 +108,18 @@ plant(
 
 
 def _forget_promise(original: Original) -> Any:
-    def recovered(self: Storage) -> Any:
-        found = original(self)
-        found.promised = self._marks.promised = self.durable.promised = NO_BALLOT
-        return found
+    def recover(self: PaxosServer) -> None:
+        disk: Storage = getattr(self._storage, "_inner", self._storage)  # (the simulator's has one)
+        disk.durable.promised = disk._marks.promised = NO_BALLOT
+        original(self)
 
-    return recovered
+    return recover
 
 
 plant(
     "forget the promise on restart",
     "a restarted acceptor has its accepted values, but not its ballot",
-    (Storage, "_recovered", _forget_promise),
+    (PaxosServer, "_recover", _forget_promise),
 )
 
 
