@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
@@ -44,6 +44,7 @@ from paxon.kvstore.cluster.local_files import (
     ClusterOptionError,
     PortTaken,
     cluster_directory,
+    held_alone,
     machine_name,
     members_in,
     name_in,
@@ -157,7 +158,8 @@ class LocalCluster:
         self._supervisor: Supervisor | None = None
         self._temporary: list[Path] = []
         self._gateways: list[BackgroundGateway] = []  # one or none
-        self._held: list[socket.socket] = []  # its ports, while a server is down
+        self._held: list[socket.socket | ExitStack] = []
+        """Its directory, and its ports, while a server is down."""
         self._stopping, self._changing = threading.RLock(), threading.RLock()
         self._finalizer: weakref.finalize[..., LocalCluster] | None = None
         self._describe(Path("/unused"), None, ports=None)  # wrong settings show here
@@ -186,13 +188,14 @@ class LocalCluster:
         temporary: list[Path] = []
         try:
             directory = cluster_directory(self._given_directory, temporary)
+            self._held.append(held_alone(directory))
             self._ids = members_in(directory, self._wanted)
             self._sockets = None if self._transport == "tcp" else socket_directory(temporary)
             ports = self._draw_ports(len(self._ids))
             self._description = self._describe(directory, self._sockets, ports)
             if self._keys:
                 self._description = self._description.with_keys()
-            known = self._settle_identity(directory)
+            self._settle_identity(directory)
             supervisor = Supervisor(
                 self._ids, import_main=self._import_main, log_level=self._log_level
             )
@@ -204,12 +207,12 @@ class LocalCluster:
                 self, _end, supervisor, temporary, self._gateways, self._held
             )
             self._start_servers(supervisor)
-            if known:  # not before: another program may have been running the cluster all along
-                self._write_cluster_file(directory)
+            self._write_cluster_file(directory)
             self._await_force()
             self._serve_etcds_clients()
         except BaseException:
             self.stop()
+            _let_go(self._held)
             remove(temporary)
             raise
 
@@ -251,7 +254,7 @@ class LocalCluster:
         """
         end = time.monotonic() + _FORCE_SECONDS
         while True:
-            rows = self.status(0.5)
+            rows = self.status(0.5, state=False)
             gone = [row for row in rows if row.state == "failed"]
             waiting = [row for row in rows if row.reply is not None and row.reply.waits_for]
             silent = [row for row in rows if row.reply is None and row not in gone]
@@ -357,7 +360,7 @@ class LocalCluster:
                 self._join(server, timeout, lambda kv, given: kv.add_member(
                     server, learner=learner, timeout=timeout, **given
                 ))  # fmt: skip
-            except ClusterError:
+            except BaseException:
                 self._result(server, self._running().send(server, signal.SIGTERM), "did not stop")
                 self._running().forget(server)
                 raise
@@ -632,24 +635,16 @@ class LocalCluster:
             directory=str(directory / f"server-{server}"), metrics=metrics,
         )  # fmt: skip
 
-    def _settle_identity(self, directory: Path) -> bool:
-        """Keep the id of a cluster that lived in this directory before; whether there was one.
-
-        A new id is written down before any server uses it.
-        """
-        path = directory / CLUSTER_FILE
-        known = path.exists()
-        if known:
+    def _settle_identity(self, directory: Path) -> None:
+        """Keep the id of a cluster that lived in this directory before."""
+        path, name = directory / CLUSTER_FILE, name_in(directory)
+        if path.exists():
             try:
-                before = ClusterDescription.read(path)
+                name = name or ClusterDescription.read(path).id
             except ClusterFileError as error:
                 raise ClusterError(str(error)) from None
-        name = before.id if known else name_in(directory)
         if name:
             self._description = msgspec.structs.replace(self._described(), id=name)
-        if not known:
-            self._write_cluster_file(directory)
-        return known
 
     def _write_cluster_file(self, directory: Path) -> None:
         """Write down where the cluster is reached now."""
@@ -665,7 +660,7 @@ def _end(
     supervisor: Supervisor,
     temporary: Sequence[Path],
     gateways: list[Any],
-    held: list[socket.socket],
+    held: list[socket.socket | ExitStack],
 ) -> None:
     """Stop the servers, then remove what was only lent; in a fork of their owner do nothing."""
     if not supervisor.is_ours():
@@ -679,9 +674,13 @@ def _end(
             # Has servers left only if Ctrl-C came meanwhile; then without further patience.
             supervisor.close(signal.SIGKILL)
     finally:
-        while held:
-            held.pop().close()
+        _let_go(held)
         remove(temporary)
+
+
+def _let_go(held: list[socket.socket | ExitStack]) -> None:
+    while held:
+        held.pop().close()
 
 
 def _check_arguments(servers: object, port: int | None, metrics: object, keys: object) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from paxon.actors import ServerId, StateMachine
@@ -19,6 +21,7 @@ from paxon.kvstore.cluster.cluster_file import STORE_MACHINE
 from paxon.kvstore.cluster.spawning import being_imported_by_spawn
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.objects.replicated import Replicated
+from paxon.transport import closed_here, keep_from_forks
 from paxon.transport.log import logger
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "ClusterOptionError",
     "PortTaken",
     "cluster_directory",
+    "held_alone",
     "machine_name",
     "members_in",
     "name_in",
@@ -71,6 +75,29 @@ def cluster_directory(given: Path | None, temporary: list[Path]) -> Path:
     except OSError as error:
         raise ClusterError(f"the directory {directory} cannot be used: {error.strerror}") from None
     return directory
+
+
+def held_alone(directory: Path) -> ExitStack:
+    """Keep other programs from running a cluster here, until this is closed.
+
+    Each could make some servers' directories, of two clusters. Raises `ClusterError`.
+    """
+    stack = ExitStack()
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    stack.callback(closed_here, descriptor)
+    keep_from_forks(descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stack.close()
+        raise ClusterError(
+            f"the directory {directory} is in use by a live process, which runs a cluster there: "
+            "stop that one first, or give another directory"
+        ) from None
+    except OSError:
+        pass  # no file system for locks: servers' directories have their own
+    return stack
 
 
 def members_in(directory: Path, wanted: list[ServerId]) -> list[ServerId]:

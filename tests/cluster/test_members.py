@@ -29,6 +29,7 @@ from tests.cluster.helpers import (
     wait_until,
     wait_until_equal,
 )
+from tests.cluster.test_local_cluster import children
 from tests.cluster.test_server_command import serving
 from tests.ports import own_ports
 
@@ -350,6 +351,9 @@ def test_local_clusters_refuse_what_cannot_be(one: LocalCluster) -> None:
                 each(wrong)  # type: ignore[arg-type]
     with pytest.raises(InvalidRequest, match="the timeout has to be a number"):
         one.leader(timeout="1")  # type: ignore[arg-type]
+    with pytest.raises(InvalidRequest, match="the timeout has to be a number"):
+        one.add_server(timeout=-1)
+    assert len(children()) == 1  # what was started for it has ended
     with pytest.raises(ClusterError, match="leave at least one voter"):
         one.remove_server(1)
     with one.client() as kv, pytest.raises(OperationFailed, match="no server 4 waits"):
