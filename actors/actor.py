@@ -66,6 +66,13 @@ class BurstActor(pykka.ThreadingActor):
     def _create_actor_inbox() -> BurstInbox:
         return BurstInbox()
 
+    def _start_actor_loop(self) -> None:
+        try:
+            super()._start_actor_loop()
+        except RuntimeError:  # no thread can be had: nobody need wait for this actor's end
+            pykka.ActorRegistry.unregister(self._actor_ref)
+            raise
+
     def on_start(self) -> None:
         """Open disk and sockets, in the actor's own thread, and serve."""
         log_in_background()  # whatever a sink does, this thread never waits for it

@@ -52,6 +52,7 @@ _ADVICE = {
     errno.EADDRNOTAVAIL: "no network interface of this machine has that address: correct the host",
     errno.ENODEV: "no network interface of this machine has that address: correct the host",
     errno.EHOSTUNREACH: "its host is not known: correct the name, or see to the name service",
+    errno.EEXIST: "a file of that name is there, which is no socket: choose another path",
     errno.ENOENT: "the folder of the socket's path does not exist: create it first",
     errno.ENOTDIR: "the folder of the socket's path does not exist: create it first",
     errno.ENAMETOOLONG: "the socket's path is too long: use a folder with a shorter path",
@@ -83,10 +84,12 @@ def bind(
         raise _explain(what, errno.EHOSTUNREACH if unknown else error.errno, str(error)) from error
 
 
-def why_not_listening(error: OSError) -> str:
+def why_not_listening(error: Exception) -> str:
     """Why some other port could not be opened, and what to do."""
-    number = errno.EHOSTUNREACH if isinstance(error, sockets.gaierror) else error.errno or 0
-    return _ADVICE.get(number, os.strerror(number))
+    number = getattr(error, "errno", None) or 0
+    if isinstance(error, sockets.gaierror | ValueError):  # not known, or no name has this form
+        number = errno.EHOSTUNREACH
+    return _ADVICE.get(number, os.strerror(number) if number else str(error))
 
 
 def dial(socket: zmq.Socket[bytes], address: str, turn: int = 0) -> None:
@@ -228,10 +231,12 @@ def _check_form(address: str) -> None:
 
 
 def _refuse_taken_path(address: str) -> None:
-    """libzmq would take the path over from a live listener in silence; a stale file is fine."""
+    """libzmq would take the path over from anything there, in silence; a stale socket is fine."""
     path = address.removeprefix("ipc://")
     if path in ("", "*") or path.startswith("@") or not Path(path).exists():
         return
+    if not Path(path).is_socket():
+        raise OSError(errno.EEXIST, "exists")
     with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
         try:
             probe.connect(path)

@@ -71,7 +71,7 @@ class CurveKeys:
         try:
             content = tomllib.loads(text)
             return cls(content["public"], content["secret"])
-        except (tomllib.TOMLDecodeError, RecursionError, KeyError, TransportError) as error:
+        except (ValueError, RecursionError, KeyError, TransportError) as error:
             raise TransportError(
                 f"the key file {path} does not hold a key pair: remove it and make a new one"
             ) from error

@@ -673,6 +673,11 @@ class SqliteStorage(Storage):
             return StorageError(
                 f"{refused.filename or self._directory.database}: {in_words(refused)}"
             )
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return StorageError(
+                f"{self._directory.database} is locked by another program, such as a shell of "
+                "SQLite that writes: end that, and start the server again"
+            )
         if damaged:
             said = str(error).splitlines()[0]  # what was found is quoted, ends of lines and all
             return CorruptStorage(f"{self._directory.database} is damaged ({said}): {REMEDY}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -191,9 +192,11 @@ def recover(
     if as_json:
         sys.stdout.write(json.dumps(msgspec.to_builtins(found)) + "\n")
         return
+    words = ["paxon", "server", "--cluster", cluster, "--id", number, "--dir", into]
+    words += [] if machine is None else ["--machine", machine]
     next_step = (
-        f"next: paxon server --cluster {cluster} --id {number} --dir {into}; what is left of the "
-        "old cluster must never start again"
+        f"next: {shlex.join(map(str, words))}; what is left of the old cluster must never start "
+        "again"
     )
     sys.stdout.write("".join(f"{line}\n" for line in (*found.sentences(), next_step)))
 

@@ -372,7 +372,7 @@ def status(
     """Show role, ballot, slots, disk of every server, and what is wrong.
 
     Exit code 5 if no majority answers; 1 if servers have executed different things, none or
-    several say that they lead, or a server has no vote.
+    several say that they lead, or a server waits to take part.
 
     Examples: paxon status | paxon status --json --cluster cluster.toml
     """

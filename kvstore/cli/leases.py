@@ -14,10 +14,13 @@ from paxon.kvstore.cli.store import (
     JsonOption,
     KeyOption,
     TimeoutOption,
+    as_line,
     fail,
     lease_number,
     open_client,
     print_json,
+    typed_bytes,
+    value_as_json,
     writing,
 )
 from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
@@ -72,17 +75,18 @@ def keep(
 
     Example: paxon lease keep 1371b806266c8cd0
     """
-    number = lease_number(lease)
+    number, patience = lease_number(lease), timeout
     with open_client(cluster, key_file, timeout) as client:
         try:
             while True:
-                ttl = client.renew(number)
+                ttl = client.renew(number, timeout=patience)
                 if as_json:
                     print_json({"id": f"{number:x}", "ttl": ttl})
                     sys.stdout.flush()
                 if once:
                     return
                 time.sleep(ttl / 3)
+                patience = max(timeout, ttl * 2 / 3)  # for as long as it is sure to live
         except LeaseExpired as error:
             raise fail(str(error), NOT_AS_EXPECTED) from None
 
@@ -148,8 +152,10 @@ def ttl(
         found = client.lease_info(number)
     if found is None:
         raise fail(f"there is no lease {number:x}: it has ended", NOT_AS_EXPECTED)
+    raw = [typed_bytes(key) for key in found.keys]
     if as_json:
-        print_json({"id": f"{number:x}", "ttl": found.ttl, "left": found.left, "keys": found.keys})
+        keys = list(map(value_as_json, raw))
+        print_json({"id": f"{number:x}", "ttl": found.ttl, "left": found.left, "keys": keys})
     else:
-        keys = "".join(f"\n  {key}" for key in found.keys)
-        sys.stdout.write(f"{found.left:.1f} s left of {found.ttl:g} s{keys}\n")
+        lines = "".join(f"\n  {as_line(key)}" for key in raw)
+        sys.stdout.write(f"{found.left:.1f} s left of {found.ttl:g} s{lines}\n")

@@ -14,11 +14,11 @@ from paxon.kvstore.cli.store import (
     ClusterOption,
     JsonOption,
     KeyOption,
+    as_line,
     as_typed,
     fail,
     find_target,
     print_json,
-    printable,
     typed_bytes,
     value_as_json,
     value_of,
@@ -221,9 +221,10 @@ def _hold(
     """Run the command while it is held; without one say so, and hold it."""
     if command is None:
         if as_json:
-            print_json({"key": held.key, "fence": held.fence, "lease": f"{held.lease.id:x}"})
+            key = value_as_json(typed_bytes(held.key))
+            print_json({"key": key, "fence": held.fence, "lease": f"{held.lease.id:x}"})
         else:
-            sys.stdout.write(f"{held.key}\t{held.fence}\n")
+            sys.stdout.write(f"{as_line(typed_bytes(held.key))}\t{held.fence}\n")
         sys.stdout.flush()
         _wait_for_loss(kv, held)
     from paxon.kvstore.cluster.guarded import CannotRun, run_while_held  # noqa: PLC0415 (see app)
@@ -259,14 +260,14 @@ def _show(wanted: Lock, as_json: bool) -> None:
         return
     for each in contenders:
         state = "holds" if each.key in holders else "waits"
-        sys.stdout.write(f"{state}\t{each.fence}\t{_text(typed_bytes(each.key))}\n")
+        sys.stdout.write(f"{state}\t{each.fence}\t{as_line(typed_bytes(each.key))}\n")
 
 
 def _print_leader(leader: Contender | None, as_json: bool) -> None:
     if as_json:
         print_json(None if leader is None else _as_json(leader))
     else:
-        line = "-" if leader is None else f"{leader.fence}\t{_text(leader.value)}"
+        line = "-" if leader is None else f"{leader.fence}\t{as_line(leader.value)}"
         sys.stdout.write(line + "\n")
     sys.stdout.flush()  # whoever reads it is to know at once
 
@@ -278,10 +279,6 @@ def _as_json(contender: Contender) -> dict[str, object]:
         "fence": contender.fence,
         "lease": f"{contender.lease:x}",
     }
-
-
-def _text(raw: bytes) -> str:
-    return printable(raw.decode("utf-8", "backslashreplace"))
 
 
 def add_commands(app: typer.Typer) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "TimeoutOption",
     "JsonOption",
     "Target",
+    "as_line",
     "as_typed",
     "entry_as_json",
     "fail",
@@ -43,7 +44,6 @@ __all__ = [
     "line_of",
     "open_client",
     "print_json",
-    "printable",
     "typed_bytes",
     "value_as_json",
     "value_of",
@@ -437,9 +437,7 @@ def _print_entries(entries: list[Entry], in_detail: bool) -> None:
 
 def line_of(entry: Entry) -> str:
     """Key, tab, value."""
-    key = typed_bytes(entry.key).decode("utf-8", "backslashreplace")
-    value = entry.value.decode("utf-8", "backslashreplace")
-    return f"{printable(key)}\t{printable(value)}"
+    return f"{as_line(typed_bytes(entry.key))}\t{as_line(entry.value)}"
 
 
 def _shown(key: str) -> str:
@@ -447,8 +445,9 @@ def _shown(key: str) -> str:
     return repr(typed_bytes(key).decode("utf-8", "backslashreplace"))
 
 
-def printable(text: str) -> str:
+def as_line(raw: bytes) -> str:
     """One line of it: what would break the line or the terminal is escaped."""
+    text = raw.decode("utf-8", "backslashreplace")
     if text.isprintable():
         return text
     return "".join(

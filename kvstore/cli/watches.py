@@ -12,10 +12,10 @@ from paxon.kvstore.cli.store import (
     JsonOption,
     KeyOption,
     TimeoutOption,
+    as_line,
     as_typed,
     open_client,
     print_json,
-    printable,
     typed_bytes,
     value_as_json,
 )
@@ -84,12 +84,8 @@ def watch(
 
 
 def _words(event: Event, previous: bool) -> list[str]:
-    words = [str(event.revision), event.kind, _shown(typed_bytes(event.key)), _shown(event.value)]
-    return [*words, _shown(event.previous or b"")] if previous else words
-
-
-def _shown(raw: bytes) -> str:
-    return printable(raw.decode("utf-8", "backslashreplace"))
+    words = [str(event.revision), event.kind, as_line(typed_bytes(event.key)), as_line(event.value)]
+    return [*words, as_line(event.previous or b"")] if previous else words
 
 
 def _as_json(event: Event, previous: bool) -> dict[str, object]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import secrets
 import shlex
 import struct
 import time
@@ -128,7 +129,8 @@ def save(kv: Client, path: Path, name: str) -> Summary:
     there = f"{path} is there already: give another name, or remove it"
     if os.path.lexists(path):
         raise BackupError(there)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # (Not by the process's number, which a container's may have had when it was killed.)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         # Whoever can read it reads all keys.
         with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:

@@ -232,7 +232,7 @@ class ClusterDescription(msgspec.Struct, frozen=True, kw_only=True):
             ) from None
         except UnicodeDecodeError:
             raise ClusterFileError(f"{path}: the cluster file is not UTF-8 text") from None
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # (a number of 4,301 digits, for one)
             raise ClusterFileError(f"{path}: the cluster file is not TOML: {error}") from None
         try:
             return _describe(document, path)

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -31,6 +30,8 @@ from paxon.kvstore.cluster.options import parse_listen
 from paxon.kvstore.cluster.server_process import security_of
 from paxon.kvstore.cluster.status import look_around
 from paxon.transport import TransportError, in_ephemeral_range
+from paxon.transport.binding import bind
+from paxon.transport.context import Context
 
 __all__ = ["Finding", "examine"]
 
@@ -167,29 +168,23 @@ def _ports(entry: ServerEntry) -> Iterator[Finding]:
         host, port = parse_listen(entry.metrics)
         listening.append(("figures", f"tcp://{f'[{host}]' if ':' in host else host or '*'}:{port}"))
     for name, address in listening:
-        parts = urlsplit(address)
-        if parts.scheme != "tcp" or parts.port is None:
+        if not address.startswith("tcp://"):
             continue
-        host = "" if parts.hostname in ("*", None) else str(parts.hostname)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        context = Context()
         try:
-            with closing(socket.socket(family, socket.SOCK_STREAM)) as door:
-                door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                door.bind((host, parts.port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
+            bind(context.socket(zmq.ROUTER), address, f"port for {name}", lambda: True)
+        except TransportError as error:
+            if getattr(error.__cause__, "errno", 0) == errno.EADDRINUSE:
                 yield Finding(
                     "look", "ports",
                     f"{address} for {name} is in use: right if this server runs already, else stop "
                     "what listens there",
                 )  # fmt: skip
             else:
-                yield Finding(
-                    "bad", "ports",
-                    f"{address} for {name} cannot be listened at ({error.strerror}): give an "
-                    "address of this host as peer_bind, client_bind or metrics",
-                )  # fmt: skip
+                yield Finding("bad", "ports", str(error))
             continue
+        finally:
+            context.destroy(0)
         if in_ephemeral_range(address):
             yield Finding(
                 "look", "ports",
@@ -284,6 +279,14 @@ def _running(cluster: ClusterDescription) -> Iterator[Finding]:
         )
         return
     rows = look_around(cluster.client_addresses, 1.0, cluster.secure())
+    for row in rows:
+        if row.reply is not None and row.reply.cluster != cluster.id:
+            yield Finding(
+                "bad", "running",
+                f"at {row.address} is server {row.reply.server} of cluster {row.reply.cluster!r}: "
+                "correct the address, or stop what listens there",
+            )  # fmt: skip
+    rows = [row for row in rows if row.reply is None or row.reply.cluster == cluster.id]
     replies = [row.reply for row in rows if row.reply is not None]
     if not replies:
         yield Finding("look", "running", "no server answers: right if none is started yet")

@@ -67,7 +67,7 @@ class Door:
         """The open connections, the oldest first."""
         self.port = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._failure: OSError | None = None
+        self._failure: Exception | None = None
         self._stop = asyncio.Event()
         started = threading.Event()
         self._thread = threading.Thread(
@@ -93,18 +93,16 @@ class Door:
                 self._loop = runner.get_loop()
                 runner.run(self._serve(started))
         except Exception as error:  # nothing that a stranger sends may end more than this
-            background.opt(exception=error).error("metrics: the HTTP door has failed")
+            self._failure = error
+            if started.is_set():
+                background.opt(exception=error).error("metrics: the HTTP door has failed")
         finally:
             started.set()
 
     async def _serve(self, started: threading.Event) -> None:
-        try:
-            listening = await asyncio.start_server(
-                self._welcome, self._host or None, self._asked_port, limit=REQUEST_BYTES
-            )
-        except OSError as error:
-            self._failure = error
-            return
+        listening = await asyncio.start_server(
+            self._welcome, self._host or None, self._asked_port, limit=REQUEST_BYTES
+        )
         self.port = listening.sockets[0].getsockname()[1]
         started.set()
         async with listening:

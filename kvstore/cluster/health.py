@@ -9,6 +9,7 @@ from paxon.actors import ServerId
 from paxon.actors.ballot import in_list
 from paxon.actors.messages import StatusReply
 from paxon.kvstore.cluster.status import ServerStatus
+from paxon.transport import cluster_name
 
 __all__ = ["answering", "problems"]
 
@@ -29,6 +30,8 @@ def answering(rows: Sequence[ServerStatus]) -> tuple[int, int]:
 def problems(rows: Sequence[ServerStatus]) -> list[str]:
     """A sentence for each thing that is wrong; a server that is down is not, while most are up."""
     replies = [row.reply for row in rows if row.reply is not None]
+    if strangers := _of_several_clusters(replies):
+        return [strangers]
     found = []
     there, all_ = answering(rows)
     if there <= all_ // 2:
@@ -37,6 +40,16 @@ def problems(rows: Sequence[ServerStatus]) -> list[str]:
     found += _leaders(replies)
     found += [f"server {r.server} takes no part yet: {r.waits_for}" for r in replies if r.waits_for]
     return found
+
+
+def _of_several_clusters(replies: Sequence[StatusReply]) -> str:
+    """Of one and its restored backup, say: what they executed, and who leads, is not comparable."""
+    members: dict[str, list[ServerId]] = defaultdict(list)
+    for reply in replies:
+        if reply.identity:
+            members[cluster_name(reply.identity, reply.cluster)].append(reply.server)
+    said = ", ".join(f"{in_list(who)} of {name}" for name, who in members.items())
+    return f"these are servers of several clusters: {said}" if len(members) > 1 else ""
 
 
 def _differences(replies: Sequence[StatusReply]) -> list[str]:

@@ -177,10 +177,12 @@ def start_server(
     reference = start_actor(settings, checked_machine(machine), environment)
     try:
         _await_start(reference, started, failures)
+        if metrics:
+            _open_door(reference, metrics)
     except BaseException:
         world.give_up(reference)
         raise
-    return _with_door(reference, metrics)
+    return reference
 
 
 def _await_start(
@@ -193,19 +195,17 @@ def _await_start(
         raise ServerStartError(reason_in_words(reason)) from reason
 
 
-def _with_door(reference: ServerRef[PaxosServer], metrics: str) -> ServerRef[PaxosServer]:
-    """Show figures and health until the server ends, if wanted. Raises `ServerStartError`."""
-    if not metrics:
-        return reference
+def _open_door(reference: ServerRef[PaxosServer], metrics: str) -> None:
+    """Show figures and health until the server ends. Raises `ServerStartError`."""
     # Not imported at the head: prometheus-client is for those who ask for it.
     from paxon.kvstore.cluster.door import Door, DoorError  # noqa: PLC0415
 
     try:
         Door(metrics, reference)
-    except (DoorError, OptionError) as error:
+    except (DoorError, OptionError, RuntimeError) as error:
         reference.stop()
-        raise ServerStartError(str(error)) from error
-    return reference
+        text = reason_in_words(error) if isinstance(error, RuntimeError) else str(error)
+        raise ServerStartError(text) from error
 
 
 def start_actor(
@@ -217,8 +217,8 @@ def start_actor(
     """
     try:
         actor = PaxosServer.start(settings, machine, environment)
-    except MachineFailure as error:
-        raise ServerStartError(str(error)) from error
+    except (MachineFailure, RuntimeError) as error:
+        raise ServerStartError(reason_in_words(error)) from error
     reference = cast("ServerRef[PaxosServer]", actor)
     _running.add(reference)
     return reference
@@ -248,7 +248,7 @@ def reason_in_words(error: BaseException | None) -> str:
         return str(error)
     if getattr(error, "errno", None) == errno.EMFILE:
         return "this process may open too few files and connections: raise the limit (ulimit -n)"
-    if str(error) == TOO_FEW_THREADS:
+    if str(error) in (TOO_FEW_THREADS, "can't start new thread"):  # (Python's words)
         return TOO_FEW_THREADS
     return f"an internal error stopped the server ({type(error).__name__}: {error})"
 

@@ -28,18 +28,28 @@ class Notifier:
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self._watched = environment.get("WATCHDOG_USEC", "").isdigit()
         self._asking: pykka.Future[Figures] | None = None
+        self._untold: dict[str, None] = {}
+        """What the manager had no room for, in order."""
 
     def tell(self, text: str) -> None:
         """Assignments, a line each."""
-        if not self._address:
+        if self._address:
+            self._untold[text] = None
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Who does not read has no right to be waited for, but hears of it later."""
+        if not self._untold:
             return
-        # Who does not read has no right to be waited for.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
             door.setblocking(False)
-            door.sendto(text.encode(), self._address)
+            for text in list(self._untold):
+                door.sendto(text.encode(), self._address)
+                del self._untold[text]
 
     def feed(self, server: pykka.ActorRef[PaxosServer]) -> None:
         """Called now and then: feed the watchdog if the server has answered since the last time."""
+        self._go_on()
         if not (self._address and self._watched):
             return
         if self._asking is not None:

@@ -202,7 +202,7 @@ class Listener:
                 lambda: _Connection(self), host, port, ssl=tls, backlog=1024, start_serving=False,
                 ssl_handshake_timeout=handshake,
             )  # fmt: skip
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise OSError(f"cannot listen at {host}:{port}: {why_not_listening(error)}") from None
         bound: int = self._server.sockets[0].getsockname()[1]
         return bound

@@ -16,11 +16,12 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import typer
 from rich.console import Console
 
 from paxon.actors import NO_BALLOT
 from paxon.actors.messages import StatusReply
-from paxon.kvstore.cli import up
+from paxon.kvstore.cli import locks, up
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from paxon.kvstore.cluster.status import ServerStatus
 from tests.cluster.helpers import (
@@ -84,6 +85,14 @@ def test_values_are_bytes(at: tuple[str, str]) -> None:
     # An argument that is not UTF-8 arrives as it was given.
     subprocess.run([*PAXON, "put", "raw", b"\xff\xfe", *at], env=environment(), check=True)
     assert paxon_here("get", "raw", *at).stdout == b"\xff\xfe"
+    lease = paxon_here("lease", "grant", "60", *at).stdout.decode().strip()
+    assert paxon_here("put", "\udcff", "x", "--lease", lease, *at).returncode == 0
+    assert paxon_here("lease", "ttl", lease, *at).stdout.endswith(b" s\n  \\xff\n")
+    told = json.loads(paxon_here("lease", "ttl", lease, "--json", *at).stdout)
+    assert told["keys"] == [{"base64": "/w=="}]
+    with mock.patch.object(locks, "_wait_for_loss", side_effect=typer.Exit):
+        assert paxon_here("lock", "\udcff", *at).stdout.startswith(b"\\xff/")
+        assert "base64" in json.loads(paxon_here("lock", "\udcff", "--json", *at).stdout)["key"]
     assert paxon_here("put", "empty", "", *at).returncode == 0
     done = paxon_here("get", "empty", *at)
     assert (done.returncode, done.stdout) == (0, b"")

@@ -118,6 +118,7 @@ BAD = {
     "no cluster id": ("[cluster]\n" + server(1), "needs an id"),
     "no servers": (BASE, "[[server]]"),
     "nested too deep": (BASE + "x = " + "[" * 5000, "is not TOML: maximum recursion depth"),
+    "a number without end": (BASE + "x = " + "1" * 5000, "is not TOML: Exceeds the limit"),
     "missing id": (BASE + server(1) + "[[server]]\npeer_port = 1\n", "number 2 has no id"),
     "duplicate id": (BASE + server(1) + server(1, "peer_port=9\nclient_port=8"), "id 1 occurs"),
     "id of a wrong type": (BASE + "[[server]]\nid = 'one'\n", "whole number from 1"),

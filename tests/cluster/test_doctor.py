@@ -41,6 +41,9 @@ def test_a_host_where_all_is_well(tmp_path: Path) -> None:
     ):
         assert any(line.startswith(what) for line in found["good"]), what
     assert sum(line.endswith("is free") for line in found["good"]) == 2
+    entry = describe(tmp_path).servers[1]
+    named = structs.replace(entry, peer_bind=f"tcp://lo:{entry.peer.rpartition(':')[2]}")
+    assert [each.level for each in doctor._ports(named)] == ["good", "good"]
     assert [path.name for path in tmp_path.iterdir()] == ["cluster.toml"]  # nothing is left behind
 
 
@@ -61,7 +64,7 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     found = [(each["level"], each["what"], each["text"]) for each in json.loads(done.stdout)]
     bad = {what for level, what, _ in found if level == "bad"}
     assert bad == {"names", "space", "sync", "ports"}
-    assert any("192.0.2.1:9100 for figures cannot be" in text for _, _, text in found)
+    assert any("for figures at tcp://192.0.2.1:9100: no network" in text for _, _, text in found)
     assert any(w == "ports" and "is in use" in text for _, w, text in found)
     assert any(w == "servers" and "not one may be lost" in text for _, w, text in found)
 
@@ -88,8 +91,11 @@ def test_servers_that_run_are_asked(tmp_path: Path) -> None:
     with running(cluster) as kv:
         kv.put("motto", b"x")
         found = [each for each in examine(cluster, None) if each.what == "running"]
+        other = [*examine(structs.replace(cluster, id="other"), None)]
     assert [each.level for each in found] == ["good"]
     assert found[0].text == "1 of 1 servers answer"
+    said = [each.text for each in other if each.level == "bad"]
+    assert any("is server 1 of cluster 'restored'" in text for text in said)
 
 
 def test_whose_directory_and_key_it_is(tmp_path: Path) -> None:

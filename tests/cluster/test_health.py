@@ -41,6 +41,9 @@ NOBODY = ServerStatus(server=0, address="tcp://4")
         ([row(1), row(2, digest="bb" * 16), row(3)], [
             "servers have executed different things up to slot 9: "
             "aaaaaaaa on servers 1 and 3, bbbbbbbb on server 2"]),
+        ([row(1, identity=1), row(2, digest="bb" * 16, identity=2), row(3)], [
+            "these are servers of several clusters: server 1 of cluster 'c' (0000000000000001), "
+            "server 2 of cluster 'c' (0000000000000002)"]),
         ([row(1), row(2, digest="bb" * 16, digest_slot=8), row(3)], []),
         ([row(1), row(2, digest="bb" * 16, digest_version=2), row(3)], []),
         ([row(1), row(2, digest=""), row(3)], []),

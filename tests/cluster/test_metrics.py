@@ -246,11 +246,29 @@ def test_a_port_in_use_and_a_port_that_is_none(tmp_path: Path) -> None:
             serving(metrics=str(port)),
         ):
             pass
-    with pytest.raises(ServerStartError, match="write PORT or HOST:PORT"), serving(metrics="often"):
-        pass
+    for wrong, words in (("often", "write PORT or HOST:PORT"), ("a..b:1", "host is not known")):
+        with pytest.raises(ServerStartError, match=words), serving(metrics=wrong):
+            pass
     (port,) = own_ports(1)
     with serving(metrics=f"127.0.0.1:{port}"):
         assert get(port, "/health/live")[0] == 200
+
+
+@pytest.mark.parametrize("whose", ["paxon-metrics", ""])
+def test_where_no_thread_can_be_had_no_server_is_left(
+    monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    start, before = threading.Thread.start, pykka.ActorRegistry.get_all()
+
+    def few(thread: threading.Thread) -> None:
+        if thread.name.startswith(whose):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", few)
+    with pytest.raises(ServerStartError, match="too few threads"), serving(metrics="0"):
+        pass
+    assert pykka.ActorRegistry.get_all() == before
 
 
 def test_where_to_listen() -> None:

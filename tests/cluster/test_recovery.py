@@ -17,7 +17,7 @@ from paxon.actors.execution.application import Application, encode_batch
 from paxon.actors.messages import Batch, Entry, Made
 from paxon.actors.records.configuration import Configuration, Member, encode_config
 from paxon.kvstore.client.addresses import free_ports, hold_ports
-from paxon.kvstore.cluster.cluster_file import ClusterDescription
+from paxon.kvstore.cluster.cluster_file import STORE_MACHINE, ClusterDescription
 from paxon.kvstore.cluster.node import start_server
 from paxon.kvstore.cluster.recovery import REVISIONS_AHEAD, RecoveryError, recover
 from paxon.kvstore.errors import Compacted, PaxonError, WrongCluster
@@ -319,3 +319,5 @@ def test_the_command_answers_in_json(left: Left) -> None:
     assert done.returncode == 0 and json.loads(done.stdout)["taken_to"] == 2
     again = paxon_here(*command)
     assert again.returncode == 1 and b"not empty" in again.stderr
+    command[-1:] = [str(left.new.with_name("a new one")), "--machine", STORE_MACHINE]
+    assert f"a new one' --machine {STORE_MACHINE};" in paxon_here(*command).stdout.decode()

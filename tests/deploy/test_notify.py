@@ -7,8 +7,9 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -66,6 +67,23 @@ def test_nothing_is_told_where_nobody_asked(tmp_path: Path) -> None:
         gone = Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone"), "WATCHDOG_USEC": "1"})
         gone.tell("READY=1")  # the manager is gone: no matter
         gone.feed(reference)
+
+
+def test_what_the_manager_has_no_room_for_is_told_later(tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    notifier = Notifier({"NOTIFY_SOCKET": path})
+    with manager(path) as listening:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as others:
+            others.setblocking(False)
+            with suppress(BlockingIOError):
+                while True:
+                    others.sendto(b"X=1", path)
+        notifier.tell("READY=1")
+        while heard(listening):
+            pass
+        for told in (b"READY=1", b""):
+            notifier.feed(mock.Mock())
+            assert (listening.recv(9) if told else heard(listening)) == (told or False)
 
 
 @pytest.mark.process

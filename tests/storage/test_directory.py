@@ -9,11 +9,12 @@ import sqlite3
 import tempfile
 import zlib
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from paxon.actors import CorruptStorage, StorageError
+from paxon.actors import Ballot, CorruptStorage, StorageError
 from paxon.actors.disk.data_directory import FORMAT_VERSION, owner_of
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from tests.storage.engines import accept, accepted_slots, open_sqlite, take_snapshot
@@ -175,6 +176,18 @@ def test_the_same_process_twice(used: Path) -> None:
     assert accepted_slots(storage) == [1, 2, 3]
     storage.close()
     open_sqlite(used).close()
+
+
+def test_a_program_that_writes_to_the_database_is_named_as_the_reason(used: Path) -> None:
+    storage = open_sqlite(used)
+    storage.maintain()
+    storage._query("PRAGMA busy_timeout=0")
+    storage.save_promise(Ballot(99, 1))
+    with closing(sqlite3.connect(used / "paxon.db", isolation_level=None)) as shell:
+        shell.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageError, match="is locked by another program"):
+            storage.commit()
+    storage.close()
 
 
 def test_a_refused_opening_leaves_the_lock_free(used: Path) -> None:

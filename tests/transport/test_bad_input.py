@@ -252,6 +252,11 @@ def test_an_address_in_use(zmq_wire: Any, shapes: Any) -> None:
 
 def test_a_socket_file_left_behind_is_no_obstacle(tmp_path: Path, shapes: Any) -> None:
     path = tmp_path / "left"
+    path.write_text("something else")
+    with pytest.raises(TransportError, match="a file of that name is there, which is no socket"):
+        open_at(shapes, f"ipc://{path}")
+    assert path.read_text() == "something else"
+    path.unlink()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
     open_at(shapes, f"ipc://{path}").close()
