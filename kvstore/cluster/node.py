@@ -177,8 +177,7 @@ def start_server(
     reference = start_actor(settings, checked_machine(machine), environment)
     try:
         _await_start(reference, started, failures)
-        if metrics:
-            _open_door(reference, metrics)
+        _open_door(reference, metrics)
     except BaseException:
         world.give_up(reference)
         raise
@@ -196,7 +195,9 @@ def _await_start(
 
 
 def _open_door(reference: ServerRef[PaxosServer], metrics: str) -> None:
-    """Show figures and health until the server ends. Raises `ServerStartError`."""
+    """Show figures and health until the server ends, if wanted. Raises `ServerStartError`."""
+    if not metrics:
+        return
     # Not imported at the head: prometheus-client is for those who ask for it.
     from paxon.kvstore.cluster.door import Door, DoorError  # noqa: PLC0415
 
