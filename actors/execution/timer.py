@@ -37,7 +37,10 @@ class MachineTimer:
             self._say("advance", slot, error)
 
     def ring(self, slot: int, time: int) -> bytes:
-        """Wake the machine, which is due; what enters the chain of hashes for it."""
+        """Wake the machine, which is due; what enters the chain of hashes for it.
+
+        (`look`, after the slot's entries, says when it is due again.)
+        """
         self.woken += 1
         more = False
         outcome = b"\1"
@@ -49,7 +52,6 @@ class MachineTimer:
             outcome = b"\2"
         self.next = self._ask(slot)
         self.tired = not more and self.next is not None and self.next <= time
-        self.due = None if self.tired else self.next
         return outcome
 
     def look(self, slot: int, *, commands: bool) -> None:

@@ -70,9 +70,8 @@ class Lately:
             self._take_in(first, self._from - first)
             self._from = first
         count = min(history.end - self._upto, _AT_ONCE)
-        if count:
-            self._take_in(self._upto, count)
-            self._upto += count
+        self._take_in(self._upto, count)
+        self._upto += count
         return self._from <= number and self._upto == history.end
 
     def _take_in(self, number: int, count: int) -> None:

@@ -103,15 +103,14 @@ class State:
         history.count(len(changes), size)
 
     def commit_one(self, item: Item, before: Item | None) -> None:
-        """`commit` of one put without a lease, of a key that was so before."""
-        replaced: Before = item.key
-        size = value_bytes(item.value)
-        if before is not None:
-            replaced = before
-            size += value_bytes(before.value)
-        if (before is not None and before.lease) or size > MAX_REVISION_BYTES >> 1:
+        """`commit` of one put without a lease, of a key that was so before.
+
+        (Two values, the longest there are, are within a revision's bounds.)
+        """
+        if before is not None and before.lease:
             self.commit({item.key: item})
             return
+        replaced: Before = item.key if before is None else before
         history = self.history
         self.revision += 1
         if before is None and self.index is not None:

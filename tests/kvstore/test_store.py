@@ -13,16 +13,25 @@ from paxon.kvstore.store.image import FORMAT
 from paxon.kvstore.store.key_index import KeyIndex
 from paxon.kvstore.store.operations import (
     MAX_KEY_BYTES,
+    MAX_NUMBER,
     MAX_REPLY_BYTES,
     MAX_SCAN_BYTES,
     MAX_VALUE_BYTES,
     Append,
+    Compare,
     CompareAndSet,
     Delete,
+    DeleteRange,
+    Events,
     Get,
+    Grant,
+    Increment,
     Operation,
     Put,
+    PutItem,
+    Range,
     Scan,
+    Txn,
     decode_results,
     encode_operations,
     is_refusal,
@@ -79,6 +88,7 @@ def test_an_oversized_operation_is_refused_alone() -> None:
         Put(b"a", b"1"),
         Put(long_key, b"x"),
         Get(long_key),
+        Delete(long_key),
         Put(longest_key, b"x"),
         Put(b"big", too_long),
         Put(b"big", longest),
@@ -87,7 +97,7 @@ def test_an_oversized_operation_is_refused_alone() -> None:
         Put(b"b", b"2"),
     )
     refused = [is_refusal(result) for result in results]
-    assert refused == [False, True, True, False, True, False, True, True, False]
+    assert refused == [False, True, True, True, False, True, False, True, True, False]
     assert ask(store, Get(b"a"), Get(b"b")) == [b"1", b"2"]
     assert ask(store, Get(b"big"))[0] == longest
     assert len(store) == 4
@@ -222,6 +232,9 @@ def test_a_big_store_has_a_digest_in_part() -> None:
     assert store.digest() != digest
 
 
+RANGE = Range(b"k" * 300, b"l" * 300, 100, 0, "modified", True, True, True, *[MAX_NUMBER] * 4)
+
+
 def test_operation_bytes_never_understates() -> None:
     for operation in (
         Put(b"k" * 300, b"v" * 70_000),
@@ -231,6 +244,13 @@ def test_operation_bytes_never_understates() -> None:
         CompareAndSet(b"k", None, b"v" * 300),
         CompareAndSet(b"k", b"v" * 300, None),
         Scan(b"p" * 40, 10_000, b"s" * 40),
+        PutItem(b"k" * 300, b"v" * 300, MAX_NUMBER, previous=True),
+        RANGE,
+        DeleteRange(b"k" * 300, b"l" * 300),
+        Events(MAX_NUMBER, [(b"k" * 300, b"l" * 300)] * 20, look=RANGE),
+        Increment(b"k" * 300, MAX_NUMBER),
+        Grant(MAX_NUMBER, MAX_NUMBER),
+        Txn([Compare(b"k" * 300, "version", "!=", MAX_NUMBER, b"l" * 300)] * 20, [Get(b"k")], []),
     ):
         assert len(encode_operations([operation])) <= operation_bytes(operation) + 5
 

@@ -100,6 +100,14 @@ def test_a_command_full_of_claims_does_not_hold_up_a_server() -> None:
     assert len(ask(store, Range(b"q/c/", b"q/d", keys_only=True))[3]) == 3000 + len(done)
 
 
+def test_the_reply_has_room_for_so_much_of_the_items_and_a_claim_is_a_key_like_others() -> None:
+    store = KVStore()
+    run(store, Grant(1, 5000), Enqueue(b"q/i/", [bytes(6 << 20)]))
+    results = decode_results(store.query(encode_operations([PEEK] * 3)))
+    assert [is_split(result) for result in results] == [False, False, True]
+    assert "longer than" in run(store, Claim(b"q/i/", bytes(MAX_KEY_BYTES), 1))[0]["error"]
+
+
 def test_the_server_reckons_with_the_claimed_items_that_it_looks_at() -> None:
     store = KVStore()
     run(store, Grant(1, 5000), Enqueue(b"q/i/", [b""] * 1000), *([claim(1)] * 500))

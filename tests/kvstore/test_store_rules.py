@@ -59,13 +59,14 @@ def reborn(store: KVStore) -> KVStore:
 def test_5_a_put_without_a_lease_loses_the_one_it_had_append_and_increment_keep_it() -> None:
     store = KVStore()
     run(store, Grant(7, 5000), PutItem(b"a", b"1", 7), PutItem(b"b", b"1", 7))
-    run(store, PutItem(b"c", b"1", 7), PutItem(b"d", b"1", 7))
+    run(store, PutItem(b"c", b"1", 7), PutItem(b"d", b"1", 7), PutItem(b"e", b"1", 7))
     run(store, Put(b"a", b"2"), Append(b"b", b"2"), Increment(b"c", 1))
-    run(store, CompareAndSet(b"d", b"1", b"2"))
+    run(store, CompareAndSet(b"d", b"1", b"2"), Txn([], [Put(b"e", b"2")], []))
     for machine in (store, reborn(store)):
         assert ask(machine, TimeLeft(7, keys=True))[2] == [b"b", b"c"]
+        assert machine._state.leases.get(7).bytes == 64 + 3 + 64 + 2  # type: ignore[union-attr]
         run(machine, Revoke(7))
-        assert [row[0] for row in ask(machine, Range(*ALL))[3]] == [b"a", b"d"]
+        assert [row[0] for row in ask(machine, Range(*ALL))[3]] == [b"a", b"d", b"e"]
 
 
 def test_5_the_least_time_is_granted_and_a_retry_finds_its_own() -> None:
@@ -103,6 +104,18 @@ def test_6_so_many_at_once_and_the_others_keep_their_turn_through_a_snapshot() -
             machine.wake(2 * SECOND)
             left.append(len(machine))
     assert left == [150, 50, 0] * 2
+
+
+def test_6_leases_that_are_renewed_often_still_end_in_their_order() -> None:
+    store = KVStore()
+    run(store, *(Grant(lease, 2000 + 1000 * lease) for lease in (3, 2, 1)))
+    for step in range(100):
+        store.advance(step)
+        run(store, *(KeepAlive(lease) for lease in (3, 2)))
+        assert store.next_wakeup() == 3 * SECOND
+    assert len(store._state.leases._by_due) <= 64 + 4 * 3
+    run(store, KeepAlive(1), Revoke(1))
+    assert store.next_wakeup() == 4 * SECOND + 99
 
 
 def test_6_a_lease_has_at_most_so_many_keys() -> None:
@@ -162,6 +175,7 @@ def test_9_ranges_inside_see_what_was_written_before_them() -> None:
         (PutItem(b"x", b"", 99), "lease"),
         (PutItem(b"x", None), "missing"),
         (PutItem(b"x", b"", None), "missing"),
+        (PutItem(b"x", bytes((8 << 20) + 1)), ""),
         (Range(b"a", revision=99), "future"),
         (Range(b"a", revision=2), "compacted"),
         (Put(b"", b"empty"), ""),
@@ -178,6 +192,22 @@ def test_9_what_cannot_be_done_refuses_the_whole_beforehand(wrong: Any, kind: st
     assert result.get("kind", "") == kind
     assert store.snapshot() == before
     assert not is_refusal(run(store, Txn([], [Put(b"b", b"")], [wrong]))[0])  # not taken
+
+
+def test_9_what_would_make_its_reply_too_long_refuses_the_whole() -> None:
+    store = KVStore()
+    run(store, *(Put(b"long%d" % n, bytes(4 << 20)) for n in range(5)))
+    for wrong in (Range(b"long", b"long~"), DeleteRange(b"long", b"long~", previous=True)):
+        assert run(store, Txn([], [Put(b"b", b""), wrong], []))[0]["kind"] == "large"
+    assert len(store) == 5
+
+
+def test_9_what_is_not_named_stays() -> None:
+    store = KVStore()
+    run(store, Grant(7, 5000), PutItem(b"a", b"1", 7), PutItem(b"b", b"1", 7))
+    run(store, PutItem(b"a", None), Txn([], [PutItem(b"b", b"2", None)], []))
+    rows = ask(store, Range(*ALL))[3]
+    assert [(row[1], row[4], row[5]) for row in rows] == [(b"1", 2, 0), (b"2", 2, 7)]
 
 
 @pytest.mark.parametrize(
@@ -248,7 +278,9 @@ def test_11_history_is_cut_by_count_and_age_and_alike_after_a_snapshot(
             run(machine, *(Put(b"%d" % (n % 7), b"") for n in range(20)))
         assert twin.snapshot() == store.snapshot()
         twin = reborn(store)
-        oldest.append(store._state.history.oldest)
+        history = store._state.history
+        oldest.append(history.oldest)
+        assert step == 0 or next(history.changes(history.first))[0] == max(2, history.oldest)
         kept.append(len(store._state.history))
     assert oldest[8] == 1  # all of it is younger than ten seconds
     assert min(kept[10:]) >= 200  # that is what ten seconds had
@@ -259,6 +291,35 @@ def test_11_history_is_cut_by_count_and_age_and_alike_after_a_snapshot(
     assert ask(store, Range(b"y", revision=oldest[-1] - 1))["kind"] == "compacted"
 
 
+def test_11_what_an_event_counts_for_is_a_part_of_the_format() -> None:
+    """Servers of two releases cut history alike."""
+    store = KVStore()
+    sizes = []
+    for operations in (
+        [Put(b"key", b"value")], [Put(b"key", b"v")], [Append(b"key", b"w" * 2000)],
+        [Append(b"key", b"w")], [Put(b"key", b"v"), Put(b"k2", b"v")],
+        [Txn([], [Put(b"key", b"")], [])], [Txn([], [Put(b"key", b""), Put(b"k2", b"")], [])],
+        [Delete(b"key")],
+    ):  # fmt: skip
+        before = store._state.history.bytes
+        run(store, *operations)
+        sizes.append(store._state.history.bytes - before)
+    assert sizes == [128, 128 + 5, 128, 128, 2 * 128 + 2002, 128 + 1, 2 * 128 + 1, 128 + 3]
+    assert reborn(store)._state.history.bytes == sum(sizes)
+
+
+def test_11_the_past_is_taken_in_once_and_anew_where_most_of_it_is_gone() -> None:
+    store = KVStore()
+    run(store, *(Put(b"%d" % (n % 7), b"") for n in range(1100)))
+    for _ in range(3):
+        assert ask(store, Range(b"0", revision=2))[3] == [[b"0", b"", 2, 2, 1, 0]]
+    past = store._state._past
+    assert past is not None and sum(len(known) for known, _ in past._events.values()) == 1100
+    run(store, Compact(store.revision - 5))
+    ask(store, Range(b"0", revision=store.revision - 1))
+    assert store._state._past is not past
+
+
 def test_11_history_is_bounded_in_bytes_but_keeps_the_newest_revision() -> None:
     store = KVStore()
     for _ in range(12):
@@ -267,6 +328,19 @@ def test_11_history_is_bounded_in_bytes_but_keeps_the_newest_revision() -> None:
     assert store._state.history.oldest > 2
     through, events = ask(store, Events(store.revision - 1, [(b"k", None)]))
     assert (through, len(events)) == (store.revision, 1)
+
+
+def test_a_page_ends_at_the_agreed_limit_and_says_where_to_go_on() -> None:
+    store = KVStore()
+    store.agree(
+        {name: limit.default for name, limit in store.limits.items()} | {"max_scan_items": 3}
+    )
+    run(store, *(Put(b"%d" % n, b"") for n in range(5)))
+    pages = [ask(store, Range(*ALL, backward=backward)) for backward in (False, True)]
+    assert [(len(items), count, more, rest) for _, count, more, items, rest in pages] == [
+        (3, 5, False, b"3"),
+        (3, 5, False, b"1\0"),
+    ]
 
 
 # --- 14, and FAULTS: watching ---------------------------------------------------------------------

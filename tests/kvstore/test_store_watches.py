@@ -50,6 +50,17 @@ def happened(store: KVStore) -> dict[int, Any]:
     return found
 
 
+def test_a_watch_is_told_where_looking_ended_and_misses_nothing_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("paxon.kvstore.store.events._LOOKED_AT", 10)
+    store = KVStore()
+    assert watch(store, 1, 1) is None
+    run(store, *(Put(b"x", b"") for _ in range(20)), Put(b"k", b""))
+    assert happened(store) == {1: [11, []]}
+    assert watch(store, 1, 11) == [21, []]
+
+
 def test_an_answered_watch_goes_on_from_there() -> None:
     store = KVStore()
     assert watch(store, 1, 1) is None

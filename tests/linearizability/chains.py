@@ -86,7 +86,6 @@ def _chain(
         writer = back[end][0]
         chain.append((writer.ident, end))
         end -= len(writer.new or b"")
-    chain.reverse()
     return chain
 
 

@@ -208,6 +208,8 @@ def test_hashes_are_kept_for_a_while_and_for_snapshots() -> None:
     assert chain.at(chain.last - KEPT_SLOTS + 1) == heads[chain.last - KEPT_SLOTS + 1]
     assert chain.at(chain.last - KEPT_SLOTS) == chain.at(100) == chain.at(chain.last + 1) == b""
     assert chain.at(500) == heads[500]
+    comparison = Comparison()  # what is not known any more is neither equal nor other
+    assert not comparison.heard(2, 1, 100, heads[100], chain) and not comparison.equal
     assert chain.between(300, 300) == (300, heads[300])
     assert chain.between(-5, 2**64) == (chain.first, b"".join(chain._kept))
 
@@ -224,6 +226,17 @@ def test_the_first_slot_that_differs_is_found_among_all_that_are_kept() -> None:
         verdict = inquiry.verdict(mine, 2)
         assert verdict.contradicted and verdict.differ == [2, 3]
         assert (verdict.from_slot, verdict.exact) == (first, first > 1)
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(3, 5), (5, 3)])
+def test_chains_are_compared_up_to_where_the_shorter_ends(mine: int, theirs: int) -> None:
+    slots = [(b"v", b"r")] * 5
+    other = [slots[0], (b"v", b"R"), *slots[2:]]
+    inquiry = Inquiry(0.0)
+    for server in (2, 3):
+        inquiry.answers[server] = DigestReply(1, *chained(*other[:theirs]).between(0, 9), True)
+    verdict = inquiry.verdict(chained(*slots[:mine]), 2)
+    assert (verdict.contradicted, verdict.from_slot, verdict.exact) == (True, 2, True)
 
 
 @pytest.mark.parametrize("reply", [{"voting": False}, {"version": 2}])

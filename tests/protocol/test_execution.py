@@ -14,12 +14,12 @@ import pytest
 from paxon.actors import Execute, Settings, StateMachine
 from paxon.actors import messages as wire
 from paxon.actors.disk.data_directory import STOPPED_NAME
-from paxon.actors.execution.agreed import Change, Limit, first_agreed
+from paxon.actors.execution.agreed import Change, Limit, encode_agreed, first_agreed
 from paxon.actors.execution.application import Application, encode_batch
 from paxon.actors.execution.machine_errors import ExecutionFailed, MachineFailure
 from paxon.actors.execution.recursion import ALLOWANCE, MOST, with_allowance
 from paxon.actors.execution.sessions import SessionTable
-from paxon.actors.messages import Batch, CommandReply, Entry, ReplyStatus
+from paxon.actors.messages import Batch, CommandReply, Entry, Made, ReplyStatus
 from paxon.kvstore import ClusterError, LocalCluster
 from paxon.kvstore.cluster.node import ServerStartError, start_server
 from paxon.kvstore.store.operations import (
@@ -345,6 +345,29 @@ def test_an_error_that_depends_on_the_process_stops_the_server(kind: Callable[[]
     assert not cluster.told(CommandReply)
 
 
+@pytest.mark.parametrize("method", ["advance", "wake", "next_wakeup"])
+def test_one_in_the_machines_other_methods_stops_it_too(method: str) -> None:
+    kind = type("Fails", (Register,), {"next_wakeup": lambda _self: 1})
+    setattr(kind, method, lambda *_arguments: direct())
+    application = application_of(kind())
+    with pytest.raises(ExecutionFailed, match=rf"Fails\.{method}\(\)"):
+        for slot in (1, 2):
+            application.execute(slot, encode_batch(Batch(slot, [Entry(0, slot, 0, 0, b"x")])))
+
+
+def test_a_machine_that_does_no_more_than_it_must() -> None:
+    class Least(StateMachine):
+        def apply(self, command: bytes) -> bytes:
+            return command
+
+        snapshot = restore = None  # type: ignore[assignment]
+
+    application = application_of(Least())
+    reply = application.query(b"x")
+    assert reply.status == ReplyStatus.FAILED and b"answers no queries" in reply.payload
+    assert not application.renews(b"x") and not application.machine.wake(1)
+
+
 @pytest.mark.parametrize("kind", [*KINDS, *COMMANDS_OWN])
 def test_in_a_query_it_is_an_answer(kind: Callable[[], None]) -> None:
     class Fails(Register):
@@ -476,10 +499,14 @@ def ids(identity: int, slot: int, count: int, *, nonce: int = 5) -> list[int]:
 def test_sessions_of_two_clusters_and_of_two_lives_have_nothing_in_common() -> None:
     first = ids(1, 1, 1000)
     assert first == ids(1, 1, 1000)  # the same on every server
+    assert first[0] == 5856205194686909709  # … of any release
     assert not set(first) & set(ids(2, 1, 1000))  # another cluster, or this one made anew
     assert not set(first) & set(ids(1, 1, 1000, nonce=6))  # other clients
     assert not set(first) & set(ids(1, 2, 1000))
     assert all(0 < number < 1 << 63 for number in first)
+    made = application_of(Register())  # its cluster is made later
+    made.begin_with(Made(1, "test", ((1, 11),), encode_agreed(made.agreed)))
+    assert made.sessions.open(1, 0, 5) == first[0]
 
 
 @pytest.mark.slow

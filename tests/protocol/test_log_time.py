@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from paxon.actors import PaxosServer, StateMachine
-from paxon.actors.execution.application import decode_batch
+from paxon.actors.execution.agreed import first_agreed
+from paxon.actors.execution.application import Application, decode_batch, encode_batch
 from paxon.actors.log_time import MAX_TIME_JUMP, NANOSECONDS, LogTime
 from paxon.actors.messages import (
     P2A,
     Batch,
+    Entry,
     Heartbeat,
     HeartbeatReply,
     OpenSession,
@@ -468,6 +470,15 @@ def test_a_renewal_in_the_slot_in_which_it_would_be_due_comes_in_time() -> None:
     assert [r.status for r in cluster.told(QueryReply)] == [ReplyStatus.OK]
     cluster.pass_time(1.0)
     assert alarms(cluster, 3).story == ["in", "renew", "wake"]
+
+
+def test_nothing_else_goes_before_what_is_due() -> None:
+    machine = Alarms()
+    application = Application(machine, first_agreed({}, {}))
+    for slot, command in enumerate((b"in 5", b"note"), 1):
+        batch = Batch(10 * slot, [Entry(0, slot, 0, 0, command)])
+        application.execute(slot, encode_batch(batch))
+    assert machine.story == ["in", "wake", "note"]
 
 
 def test_renewals_share_a_slot() -> None:

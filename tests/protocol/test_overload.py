@@ -331,7 +331,7 @@ def test_all_sessions_together_are_bounded() -> None:
     for seq in range(1, 30):
         execute(*[Entry(session, seq, 1, 0, b"30000") for session in sessions[1:]])
     assert application.sessions.kept < 40 * 100_000
-    ((_, reply),) = execute(Entry(sessions[0], 1, 1, 0, b"10"))  # who has little goes on
+    ((_, reply),) = execute(Entry(sessions[0], 2, 1, 0, b"10"))  # who has little goes on
     assert reply.status == ReplyStatus.OK
 
 
