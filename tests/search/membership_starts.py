@@ -281,6 +281,79 @@ def two_configs_in_two_ballots() -> tuple[Search, World]:
     )
 
 
+# --- small enough to be searched to their end ----------------------------------------------------
+
+
+@start(6_000, goals=[("command 1 is acknowledged", acknowledged(1))])
+def one_server_becomes_two() -> tuple[Search, World]:
+    """Server 1 has chosen that by itself, and 2 may try to lead."""
+    search = Search(2, members=(1,))
+    story = Story(search)
+    story.lead(1)
+    story.change(1, 1, 2)
+    world = search.say(story.world, 1, command(1))
+    return search, world._replace(budget=Budget((0, 1)))
+
+
+@start(6_000, goals=[("command 1 is acknowledged", acknowledged(1))])
+def three_servers_become_one() -> tuple[Search, World]:
+    """Server 1 has proposed to be the only one."""
+    search = Search(3)
+    story = Story(search)
+    story.lead(1)
+    story.change(1, 1)
+    return search, search.say(story.world, 1, command(1))
+
+
+@start(6_000, goals=[("command 1 is acknowledged", acknowledged(1))])
+def a_leader_of_two_leaves() -> tuple[Search, World]:
+    """Server 1 leads 1 and 2, and has proposed that 2 and 3 go on; one server may fall."""
+    search = Search(3, members=(1, 2))
+    story = Story(search)
+    story.lead(1)
+    story.change(1, 2, 3)
+    world = search.say(story.world, 2, command(1))
+    return search, world._replace(budget=Budget(crashes=1))
+
+
+@start(6_000, goals=[("epoch 1 is opened by the one it told", in_epoch(1))])
+def the_sealer_of_three_falls() -> tuple[Search, World]:
+    """Server 1 has had the CONFIG for 2 and 3 chosen with 2, told it, and fell; 3 may try to lead
+    in the old epoch, of which it knows no end."""
+    search = Search(3)
+    story = Story(search)
+    story.lead(1)
+    story.change(1, 2, 3)
+    story.deliver(P2A, to=(2,))
+    story.deliver(P2B, to=(1,), by=(2,))
+    story.settle(1, 2)
+    story._happen(1, "crash")
+    search.runs = frozenset((2, 3))
+    world = search.say(story.world, 2, command(1))
+    return search, world._replace(budget=Budget((0, 0, 1)))
+
+
+@start(5_000, goals=[("server 3 hears of it", lambda facts: ("entered", 1, 3) in facts)])
+def one_of_three_serves_alone() -> tuple[Search, World]:
+    """Server 1 is the only one of epoch 1, and acknowledged command 1. Server 2 holds the CONFIG, 3
+    may be told of slot 3 before that; 2 may try to lead, and is asked to read."""
+    search = Search(3, reads=[(2, Query(1, "linearizable", b""))])
+    story = Story(search)
+    story.lead(1)
+    story.change(1, 1)
+    story.deliver(P2A, to=(2,))
+    story.deliver(P2B, to=(1,))
+    story.settle(1)
+    story.request(1, command(1))
+    story.settle(1)
+    held = search.steps.peek(1, story.world.images[0]).log.get(3)
+    assert held is not None
+    told = CatchUp([Accepted(3, held.ballot, held.value)], 3)
+    story.lose()
+    late = 1 << search.steps.messages.number(1, 3, told)
+    return search, story.world._replace(network=late, budget=Budget((0, 1, 0), reads=1))
+
+
 @start(10_000, goals=[("command 2 is acknowledged", acknowledged(2))])
 def a_leader_has_handed_over() -> tuple[Search, World]:
     """All have granted server 1 a lease; it has handed over to 2, which asks for promises."""

@@ -19,21 +19,22 @@ from tests.simulation import draw_plan, run
 SEARCHED = {
     "no CONFIG is void": "a config and a value above it",
     "nothing is dropped above a CONFIG": "a value that a later config passes over",
-    "a CONFIG is given up at a takeover": "a config and a value above it",
-    "a no-op above a CONFIG that is taken over": "a value that a later config passes over",
+    "a CONFIG is given up at a takeover": "one of three serves alone",
+    "a no-op above a CONFIG that is taken over": "one of three serves alone",
     "a seal above a gap": "a change whose proposer fell",
     "a learner's vote counts": "a learner that is promoted",
     "a change answered when chosen": "a seal that one knows",
     "a change called settled by a follower": "a change whose proposer fell",
     "no slot of its own before it says so": "a change whose proposer fell",
-    "reads above a CONFIG that is taken over": "a config taken over while the next epoch serves",
-    "a promise before the prefix is there": "a row of a later epoch comes before the seal",
-    "a later epoch's row before the seal": "a row of a later epoch comes before the seal",
+    "reads above a CONFIG that is taken over": "one of three serves alone",
+    "a promise before the prefix is there": "the sealer of three falls",
+    "a later epoch's row before the seal": "one of three serves alone",
+    "a value above a CONFIG": "three servers become one",
+    "majority by the old configuration": "one server becomes two",
 }
 """By the search from this start."""
 
 SIMULATED = {
-    "a value above a CONFIG": (1, "one configuration a slot"),
     "a lease above a CONFIG": (5, "no reads after a CONFIG"),
     "a lease kept when a CONFIG is proposed again": (43, "no reads after a CONFIG"),
     "reads between seal and opening": (3, "reads by leaders"),
@@ -42,7 +43,6 @@ SIMULATED = {
     "rows above the seal are kept, and epochs not compared": (32, "void above the seal"),
     "the newest configuration is not asked": (11, "progress"),
     "an epoch is entered unasked": (5, "confirmed first"),
-    "majority by the old configuration": (3, "progress"),
     "no configuration in the image": (9, "progress"),
     "the old directory's late P2B counted": (239, "counts are told"),
     "a vote in another's name": (1, "no vote without a disk"),
