@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from functools import partial
 from typing import Any
 
 from paxon.kvstore.client.arguments import Key
@@ -12,7 +11,7 @@ from paxon.kvstore.client.async_client import AsyncClient
 from paxon.kvstore.errors import InvalidRequest
 from paxon.kvstore.recipes.async_taking import take
 from paxon.kvstore.recipes.contests import Contender, Contest, until_of
-from paxon.kvstore.recipes.held import AsyncHeld
+from paxon.kvstore.recipes.held import AsyncHeld, Entered
 from paxon.kvstore.recipes.sharing import Permits, Sharing
 
 __all__ = ["AsyncLock", "AsyncRWLock", "AsyncSemaphore"]
@@ -36,9 +35,7 @@ class AsyncLock:
         self._of_task: weakref.WeakKeyDictionary[asyncio.Task[Any], AsyncHeld] = (
             weakref.WeakKeyDictionary()
         )
-        self._entered: weakref.WeakKeyDictionary[asyncio.Task[Any], list[AsyncHeld]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._entered: Entered[AsyncHeld] = Entered()
 
     @property
     def name(self) -> str:
@@ -48,8 +45,8 @@ class AsyncLock:
     async def acquire(self, *, timeout: float | None = None) -> AsyncHeld:
         """Wait for one's turn; see `Lock.acquire`. A task that is cancelled leaves nothing."""
         me = _this_task()
-        held = self._of_task.get(me) if self._reentrant else None
-        if held is not None:
+        held = self._of_task.get(me)
+        if held is not None and held._depth:
             await held.check()
             held._again()
             return held
@@ -58,7 +55,6 @@ class AsyncLock:
         held = AsyncHeld(self._kv, self._contest, lease, fence)
         if self._reentrant:
             self._of_task[me] = held
-            held._forget = partial(self._of_task.pop, me, None)
         return held
 
     async def locked(self, *, timeout: float | None = None) -> bool:
@@ -76,12 +72,12 @@ class AsyncLock:
 
     async def __aenter__(self) -> AsyncHeld:
         held = await self.acquire()
-        self._entered.setdefault(_this_task(), []).append(held)
+        self._entered.add(_this_task(), held)
         return held
 
     async def __aexit__(self, *failure: object) -> None:
         """Release it; if that fails, it ends with its lease."""
-        await self._entered[_this_task()].pop().__aexit__(*failure)
+        await self._entered.leave(_this_task()).__aexit__(*failure)
 
 
 class AsyncSemaphore(AsyncLock):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Generic, Protocol, Self, TypeVar
+import threading
+from collections.abc import Sequence
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from paxon.kvstore.client.async_client import AsyncClient
 from paxon.kvstore.client.calls.answers import Entry
@@ -16,9 +17,10 @@ from paxon.kvstore.client.leases.keeping import Held as HeldLease
 from paxon.kvstore.client.leases.lease import Lease, Lost
 from paxon.kvstore.errors import LockLost, PaxonError
 
-__all__ = ["AsyncHeld", "Claimable", "Held", "Kept"]
+__all__ = ["AsyncHeld", "Claimable", "Entered", "Held", "Kept"]
 
 L = TypeVar("L", bound=HeldLease)
+K = TypeVar("K", bound="Kept[Any]")
 
 
 class Claimable(Protocol):
@@ -36,7 +38,6 @@ class Kept(Generic[L]):
 
     def __init__(self, contest: Claimable, lease: L, fence: int) -> None:
         self._contest = contest
-        self._forget: Callable[[], object] = bool
         self._depth = 1
         self.lease = lease
         """With which it ends; it belongs to this acquisition alone."""
@@ -56,8 +57,6 @@ class Kept(Generic[L]):
     def _leave(self) -> bool:
         """Its holder releases it once; whether that was the last time."""
         self._depth = max(0, self._depth - 1)
-        if not self._depth:
-            self._forget()
         return not self._depth
 
     def _check_lease(self) -> None:
@@ -67,6 +66,28 @@ class Kept(Generic[L]):
     def _check_entry(self, entry: Entry | None) -> None:
         if entry is None or entry.created != self.fence:
             raise self._contest.lost("its key is gone")
+
+
+class Entered(Generic[K]):
+    """What `with` statements have entered and not left, by the thread or task of each."""
+
+    def __init__(self) -> None:
+        self._all: list[tuple[object, K]] = []
+        self._lock = threading.RLock()
+
+    def add(self, who: object, held: K) -> None:
+        """Entered by this thread or task."""
+        self._all.append((who, held))
+
+    def leave(self, who: object) -> K:
+        """What it entered last.
+
+        A generator's block may end in another thread or task than it began in, as web frameworks
+        have it: for one that has entered nothing, what was entered first.
+        """
+        with self._lock:
+            mine = [at for at, (by, _) in enumerate(self._all) if by is who]
+            return self._all.pop(mine[-1] if mine else 0)[1]
 
 
 class Held(Kept[Lease]):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from functools import partial
+import weakref
 
 from paxon.kvstore.client.arguments import Key
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.errors import InvalidRequest
 from paxon.kvstore.recipes.contests import Contender, Contest, until_of
-from paxon.kvstore.recipes.held import Held
+from paxon.kvstore.recipes.held import Entered, Held
 from paxon.kvstore.recipes.sharing import Permits, Sharing
 from paxon.kvstore.recipes.taking import take
 
@@ -31,8 +31,11 @@ class Lock:
         self._contest = contest
         self._timeout = timeout
         self._reentrant = reentrant
-        self._of_thread: dict[int, Held] = {}  # where it is reentrant
-        self._entered = threading.local()
+        # (By thread, not by its number: that of one that has ended is soon another's.)
+        self._of_thread: weakref.WeakKeyDictionary[threading.Thread, Held] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._entered: Entered[Held] = Entered()
 
     @property
     def name(self) -> str:
@@ -53,9 +56,9 @@ class Lock:
             RequestTimeout: the servers did not answer.
         Nothing is left of it then: what it had put goes at once, or with its lease at last.
         """
-        me = threading.get_ident()
-        held = self._of_thread.get(me) if self._reentrant else None
-        if held is not None:
+        me = threading.current_thread()
+        held = self._of_thread.get(me)
+        if held is not None and held._depth:
             held.check()
             held._again()
             return held
@@ -64,7 +67,6 @@ class Lock:
         held = Held(self._kv, self._contest, lease, fence)
         if self._reentrant:
             self._of_thread[me] = held
-            held._forget = partial(self._of_thread.pop, me, None)
         return held
 
     def locked(self, *, timeout: float | None = None) -> bool:
@@ -82,17 +84,12 @@ class Lock:
 
     def __enter__(self) -> Held:
         held = self.acquire()
-        self._stack().append(held)
+        self._entered.add(threading.current_thread(), held)
         return held
 
     def __exit__(self, *failure: object) -> None:
         """Release it; if that fails, it ends with its lease."""
-        self._stack().pop().__exit__(*failure)
-
-    def _stack(self) -> list[Held]:
-        """The holds that this thread has entered and not left."""
-        stack: list[Held] = self._entered.__dict__.setdefault("stack", [])
-        return stack
+        self._entered.leave(threading.current_thread()).__exit__(*failure)
 
 
 class Semaphore(Lock):

@@ -113,6 +113,7 @@ def test_many_odd_keys_do_not_hide_who_holds(kv: Client) -> None:
 
 def test_it_is_reentrant_only_where_asked_for(cluster: MemoryCluster, kv: Client) -> None:
     lock = kv.lock("a", timeout=0, reentrant=True)
+    held: list[Held] = []
     with lock as outer:
         with lock as inner:
             assert inner is outer
@@ -126,6 +127,28 @@ def test_it_is_reentrant_only_where_asked_for(cluster: MemoryCluster, kv: Client
         kv.revoke(again.lease)
         with pytest.raises(LockLost, match="lock 'a' is lost: its key is gone"):
             lock.acquire()
+    Other(cluster, lambda _: held.append(lock.acquire())).join()  # a thread that ends with it …
+    other = Other(cluster, lambda _: lock.acquire())  # … and one that has its number, as a rule
+    other.join()
+    assert isinstance(other.error, NotAcquired)
+
+
+def test_a_block_may_end_in_another_thread_or_task(cluster: MemoryCluster, kv: Client) -> None:
+    """As that of a generator does which a web framework runs in its pool."""
+    lock = kv.lock("a")
+    other = Other(cluster, lambda _: lock.__enter__())
+    other.join()
+    lock.__exit__(None, None, None)
+    assert not lock.locked()
+
+    async def main() -> None:
+        async with cluster.async_client() as kv:
+            lock = kv.lock("a")
+            await asyncio.create_task(lock.__aenter__())
+            await lock.__aexit__(None, None, None)
+            assert not await lock.locked()
+
+    asyncio.run(main())
 
 
 def test_a_holder_learns_that_its_key_is_gone(cluster: MemoryCluster, kv: Client) -> None:
