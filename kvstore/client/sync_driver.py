@@ -14,6 +14,7 @@ Where the thread sleeps as the driver, the handler's wait drives in its place.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import math
 import os
 import select
@@ -183,12 +184,13 @@ class SyncDriver:
         return ticket.done
 
     def call_back(self) -> None:
-        """Run the callbacks of completed tickets. Without the lock."""
+        """Run the callbacks of completed tickets, those after one that raises too. Without the lock."""
         while self._callbacks:
             with self.lock:
                 callbacks, self._callbacks = self._callbacks, []
-            for callback in callbacks:
-                callback()
+            with contextlib.ExitStack() as stack:
+                for callback in reversed(callbacks):
+                    stack.callback(callback)
 
     def close(self) -> None:
         """Fail everything that is waited for and close the sockets; may be called twice."""
@@ -276,19 +278,19 @@ class SyncDriver:
 
         `interrupted`: this thread drove for that ticket already, and goes on when we return.
         """
-        ready: Sequence[tuple[int, int]] = ()
+        ready: Sequence[tuple[int, int]] | None = None  # (nobody has looked yet)
         try:
             while True:
                 with self.lock:
                     self._sleeps_until = -math.inf
                     if self._unusable:
                         return
-                    self._take_in(ready)
+                    self._take_in(ready or ())
                     # Even if our caller has pumped: another driver may have taken in answers since
                     # and left, and what waited for those would stay unsent.
                     if not ticket.done or self._gates:
                         self.pump()
-                    if ticket.done or time.monotonic() >= until:
+                    if ticket.done or (ready is not None and time.monotonic() >= until):
                         return
                     if self._callbacks:
                         return  # they may wait for something themselves, which needs a driver

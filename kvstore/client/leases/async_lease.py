@@ -171,6 +171,14 @@ class AsyncLeaseCalls:
         self._keep(lease)
         return lease
 
+    async def close(self) -> None:
+        """Close the client; see `_AsyncClient.close`."""
+        await super().close()  # type: ignore[misc]  # (of whatever client this is part of)
+        if self._kept is not None:
+            for lease in list(self._kept.leases):
+                lease.lose("its client is closed")
+            self._kept.added.set()
+
     async def leases(
         self, *, mode: ReadMode = "linearizable", timeout: float | None = None
     ) -> list[int]:

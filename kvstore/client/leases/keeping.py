@@ -87,17 +87,22 @@ class Held:
             return
         self.reason = reason
         self._tell()
-        callbacks, self._on_lost = self._on_lost, []
-        for callback in callbacks:
-            self._call(callback)
+        self._call_back()
 
-    def _call(self, callback: Callable[[], object]) -> None:
-        """What it raises is logged: all leases of the client depend on who calls here."""
-        try:
-            callback()
-        except Exception as error:
-            kind = type(error).__name__
-            logger.error("lease {:x} is lost: {!r} raised {}: {}", self.id, callback, kind, error)
+    def _call_back(self) -> None:
+        """What they raise is logged: all leases of the client depend on who calls here."""
+        while True:
+            try:
+                callback = self._on_lost.pop(0)
+            except IndexError:  # (asked before, another thread might take it)
+                return
+            try:
+                callback()
+            except (Exception, SystemExit) as error:
+                logger.error(
+                    "lease {:x} is lost: {!r} raised {}: {}",
+                    self.id, callback, type(error).__name__, error,
+                )  # fmt: skip
 
     def _tell(self) -> None:
         """Wake whoever waits for its loss."""
@@ -108,10 +113,9 @@ class Held:
         What it raises is logged. Raises `InvalidRequest` for what cannot be called so.
         """
         check_callable("on_lost", callback)
+        self._on_lost.append(callback)
         if self.reason:
-            self._call(callback)
-        else:
-            self._on_lost.append(callback)
+            self._call_back()
 
     def error(self) -> LeaseExpired:
         """The error that is raised once it is lost."""

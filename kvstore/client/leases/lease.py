@@ -125,6 +125,8 @@ class _Keeper:
                 self._thread.start()
             elif lease.renew_at < self._next_look:
                 self._changed.notify()
+        if self._closed:  # while it was being granted
+            lease.lose("its client is closed")
 
     def close(self) -> None:
         """The client is closed: its leases are lost to it, and the thread ends."""
@@ -230,9 +232,8 @@ class LeaseCalls:
 
     def _granted(self, number: int, ttl: float, sent: float) -> Lease:
         lease = Lease(self, number, ttl, sent)
-        if self._keeper is None:
-            self._keeper = _Keeper()
-        self._keeper.add(lease)
+        keeper = self._keeper or self.__dict__.setdefault("_keeper", _Keeper())  # (threads share)
+        keeper.add(lease)
         return lease
 
     def close(self) -> None:

@@ -126,7 +126,9 @@ class Watch:
         if self._end.detach() is None:
             return
         driver = self._driver
-        driver.enter()
+        if driver.held():  # below a finalizer, in the midst of the client's work: soon
+            self._core.watches.abandon(self._watched)
+            return
         with driver.lock:
             self._core.watches.drop(self._watched, ClientClosed("the watch is closed"))
             driver.pump_if_usable()
