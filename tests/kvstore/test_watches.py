@@ -12,8 +12,17 @@ from typing import Any
 
 import pytest
 
-from paxon import AsyncClient, Client, ClientClosed, Compacted, Event, InvalidRequest
+from paxon import (
+    AsyncClient,
+    Client,
+    ClientClosed,
+    Compacted,
+    Event,
+    InvalidRequest,
+    RequestTimeout,
+)
 from paxon.testing import MemoryCluster
+from tests.waiting import wait_until
 
 SOON = 20.0
 """Seconds in which what has to happen does, however busy the machine is."""
@@ -289,6 +298,39 @@ def test_a_mirror_moves_on_while_nothing_happens_to_its_keys(kv: Client, other: 
         mirror.wait(lambda mirror: mirror.revision >= revision, SOON)
 
 
+def _gone(_seconds: float) -> list[Event]:
+    raise Compacted("what comes next is gone", oldest=2)
+
+
+def test_a_mirror_whose_history_is_gone_reads_anew_until_it_can_or_is_closed(
+    kv: Client, other: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = kv.mirror("m/")
+    read, reads = kv.range, 0
+
+    def slowly(**which: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        if reads == 1:
+            raise RequestTimeout("nobody leads")
+        if reads == 3:
+            wait_until(lambda: mirror._closed)
+        return read(**which)
+
+    monkeypatch.setattr(kv, "range", slowly)
+    for count in (2, 3):
+        monkeypatch.setattr(before := mirror._watch, "batch", _gone)
+        other.put("m/k", b"%d" % count)  # it waits no longer, and asks for the next
+        wait_until(lambda: reads == count)  # noqa: B023
+        if count == 2:
+            wait_until(lambda: mirror._watch is not before)  # noqa: B023
+            assert mirror["m/k"] == b"2"
+    closing = threading.Thread(target=mirror.close, daemon=True)
+    closing.start()
+    closing.join(SOON)
+    assert not closing.is_alive()
+
+
 # --- asyncio -------------------------------------------------------------------------------------
 
 
@@ -356,7 +398,9 @@ async def _collect(events: Any) -> list[Event]:
     return [event async for event in events]
 
 
-def test_an_asynchronous_mirror(cluster: MemoryCluster, kv: Client) -> None:
+def test_an_asynchronous_mirror(
+    cluster: MemoryCluster, kv: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main(client: AsyncClient) -> None:
         await client.put("flags/dark", b"off")
         async with client.mirror("flags/") as flags:
@@ -367,5 +411,23 @@ def test_an_asynchronous_mirror(cluster: MemoryCluster, kv: Client) -> None:
                 await flags.wait(lambda flags: "never" in flags, 0.01)
         with pytest.raises(ClientClosed, match="the mirror is closed"):
             await flags.wait(lambda flags: "never" in flags)
+        async with client.mirror("flags/") as flags:
+            read, reads = client.range, []
+
+            async def slowly(**which: Any) -> Any:
+                reads.append(which)
+                if len(reads) == 1:
+                    raise RequestTimeout("nobody leads")
+                while not flags._closed:
+                    await asyncio.sleep(0.001)
+                return await read(**which)
+
+            monkeypatch.setattr(client, "range", slowly)
+            assert flags._watch is not None
+            monkeypatch.setattr(flags._watch, "batch", _gone)
+            await client.put("flags/dark", b"off")
+            while len(reads) < 2:
+                await asyncio.sleep(0.001)
+            await asyncio.wait_for(flags.close(), SOON)
 
     asyncio.run(with_client(cluster, main))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import weakref
@@ -15,7 +16,7 @@ from paxon.kvstore.client.checks import call_plain, check_wait
 from paxon.kvstore.client.watches.async_watch import AsyncWatch
 from paxon.kvstore.client.watches.events import Event
 from paxon.kvstore.client.watches.watch import Watch
-from paxon.kvstore.errors import ClientClosed, Compacted, PaxonError
+from paxon.kvstore.errors import ClientClosed, Compacted, Overloaded, PaxonError, RequestTimeout
 
 __all__ = ["AsyncMirror", "Mirror", "Reflection"]
 
@@ -77,6 +78,7 @@ class Mirror(Reflection):
         self._store, self._prefix = store, prefix
         self._changed = threading.Condition()
         self._error: PaxonError | None = None
+        self._closed = False
         self._watch = self._begin()
         self._thread = threading.Thread(target=self._run, name="paxon mirror", daemon=True)
         self._thread.start()
@@ -84,7 +86,8 @@ class Mirror(Reflection):
 
     def _begin(self) -> Watch:
         read = self._store.range(prefix=self._prefix)
-        self.replace(read)
+        with self._changed:
+            self.replace(read)
         return self._store.watch(prefix=self._prefix, after=read.revision)
 
     def wait(self, condition: Callable[[Self], T], timeout: float | None = None) -> T:
@@ -116,6 +119,7 @@ class Mirror(Reflection):
 
     def close(self) -> None:
         """Follow no more; what it holds stays readable. May be called twice."""
+        self._closed = True
         self._watch.close()
         if threading.current_thread() is not self._thread:
             self._thread.join()
@@ -139,12 +143,6 @@ class Mirror(Reflection):
             error: PaxonError | None = None
             try:
                 self._follow_once()
-            except Compacted:  # it was away for longer than history reaches back
-                try:
-                    with self._changed:
-                        self._watch = self._begin()
-                except PaxonError as ended:
-                    error = ended
             except PaxonError as ended:
                 error = ended
             with self._changed:
@@ -156,10 +154,21 @@ class Mirror(Reflection):
     def _follow_once(self) -> None:
         try:
             events = self._watch.batch(_MARK_SECONDS)
+        except Compacted:
+            return self._begin_again()
         except TimeoutError:
             events = []
         with self._changed:
             self.follow(events, self._watch.revision)
+
+    def _begin_again(self) -> None:
+        """It was away for longer than history reaches back, and may still be."""
+        while not self._closed:
+            with contextlib.suppress(RequestTimeout, Overloaded):
+                self._watch = self._begin()
+                break
+        if self._closed:  # meanwhile, and maybe the watch before this one alone
+            self._watch.close()
 
 
 _mirrors: weakref.WeakValueDictionary[int, Mirror] = weakref.WeakValueDictionary()
@@ -187,6 +196,7 @@ class AsyncMirror(Reflection):
         self._store, self._prefix = store, check_prefix(prefix)
         self._changed = asyncio.Condition()
         self._error: PaxonError | None = None
+        self._closed = False
         self._watch: AsyncWatch | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -215,6 +225,7 @@ class AsyncMirror(Reflection):
 
     async def close(self) -> None:
         """Follow no more; what it holds stays readable. May be called twice."""
+        self._closed = True
         if self._watch is not None:
             await self._watch.close()
         if self._task is not None and self._task is not asyncio.current_task():
@@ -230,11 +241,6 @@ class AsyncMirror(Reflection):
             error: PaxonError | None = None
             try:
                 await self._follow_once()
-            except Compacted:  # it was away for longer than history reaches back
-                try:
-                    await self._begin()
-                except PaxonError as ended:
-                    error = ended
             except PaxonError as ended:
                 error = ended
             async with self._changed:
@@ -247,7 +253,18 @@ class AsyncMirror(Reflection):
         assert self._watch is not None
         try:
             events = await self._watch.batch(_MARK_SECONDS)
+        except Compacted:
+            return await self._begin_again()
         except TimeoutError:
             events = []
         async with self._changed:
             self.follow(events, self._watch.revision)
+
+    async def _begin_again(self) -> None:
+        """See the twin."""
+        while not self._closed:
+            with contextlib.suppress(RequestTimeout, Overloaded):
+                await self._begin()
+                break
+        if self._closed and self._watch is not None:
+            await self._watch.close()
