@@ -184,7 +184,10 @@ class SyncDriver:
         return ticket.done
 
     def call_back(self) -> None:
-        """Run the callbacks of completed tickets, those after one that raises too. Without the lock."""
+        """Run the callbacks of completed tickets; one that raises takes no other's turn.
+
+        Without the lock.
+        """
         while self._callbacks:
             with self.lock:
                 callbacks, self._callbacks = self._callbacks, []

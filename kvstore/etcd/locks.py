@@ -24,7 +24,6 @@ from paxon.kvstore.etcd.messages import message
 from paxon.kvstore.store import operations as wire
 from paxon.kvstore.store.items import Row
 from paxon.kvstore.store.operations import Events, Result
-from paxon.kvstore.store.spans import prefix_span
 
 __all__ = ["LockService"]
 
@@ -33,6 +32,8 @@ _NOTHING_YET = b"-"
 _OUTCOME_SECONDS, _MOST_UNDONE = 60.0, 10_000
 """So long is asked whether the key of who gave up was made, of so many at a time, and so long is
 tried to remove it."""
+_ODD = 3
+"""So many more keys than decide are read at first: odd ones may stand among them."""
 _SESSION_SECONDS = 60
 """How long a lock is held of which no lease is named, as with etcd."""
 
@@ -186,21 +187,34 @@ class LockService:
                 wire.Txn([_created(key, fence)], [wire.DeleteRange(key)], []), _OUTCOME_SECONDS
             )
 
-    async def _wait(self, name: bytes, key: bytes, fence: int, *, election: bool) -> None:
-        first, end = prefix_span(name + b"/")
-        everyone = wire.Range(first, end, order="created", max_created=fence)
+    async def _contenders(
+        self, name: bytes, count: int, *, upto: int = 0, election: bool
+    ) -> tuple[int, list[Row]]:
+        """The store's revision, and the oldest; or the last that were made up to that revision.
+
+        So many at least, if there are, and those few that come along: not all, with their values.
+        """
+        limit = count + _ODD
         while True:
-            revision, _, _, rows, _ = await self._front.ask_one(everyone, TIMEOUT)
+            wanted = wire.Range(
+                name + b"/0", name + b"/g", limit=limit, order="created", backward=bool(upto),
+                max_created=upto,
+            )  # fmt: skip
+            revision, _, more, rows, _ = await self._front.ask_one(wanted, TIMEOUT)
+            found = [row for row in rows if _is_contender(name, row, election=election)]
+            if len(found) >= count or not more:
+                return revision, found
+            limit *= 10
+
+    async def _wait(self, name: bytes, key: bytes, fence: int, *, election: bool) -> None:
+        while True:
+            revision, rows = await self._contenders(name, 2, upto=fence, election=election)
             if not any(row[0] == key and row[2] == fence for row in rows):
                 raise Refused(Code.UNKNOWN, "mutex: session is expired")
-            before = [
-                row for row in rows
-                if row[2] < fence and _is_contender(name, row, election=election)
-            ]  # fmt: skip
-            if not before:
+            if len(rows) < 2:
                 return
             answers = Answers(
-                self._front, Events(revision, [(before[-1][0], None), (key, None)], False)
+                self._front, Events(revision, [(rows[1][0], None), (key, None)], False)
             )
             try:
                 await answers.next()
@@ -262,12 +276,8 @@ class LockService:
 
     async def _leader(self, name: bytes) -> tuple[int, Row | None]:
         """The store's revision, and who leads then."""
-        first, end = prefix_span(name + b"/")
-        revision, _, _, rows, _ = await self._front.ask_one(
-            wire.Range(first, end, order="created"), TIMEOUT
-        )
-        leads = (row for row in rows if _is_contender(name, row, election=True))
-        return revision, next(leads, None)
+        revision, rows = await self._contenders(name, 1, election=True)
+        return revision, rows[0] if rows else None
 
     async def leader(self, request: Any, _timeout: float) -> Any:
         """The leader of an election."""
@@ -288,7 +298,7 @@ class LockService:
             if row is not None and row != told:
                 told = row
                 await self._tell(call, revision, row)
-            span = prefix_span(name + b"/") if row is None else (row[0], None)
+            span = (row[0], None) if row is not None else (name + b"/0", name + b"/g")
             answers = Answers(self._front, Events(revision, [span]))
             try:
                 told = await self._follow(call, name, answers, row)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -158,8 +157,7 @@ class _Stream:
         watch.answers.close()
         if watch.task is not None:
             watch.task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watch.task
+            await asyncio.wait([watch.task])  # (not of itself: who waits may be cancelled, too)
 
     # --- telling -----------------------------------------------------------------------------
 

@@ -136,7 +136,7 @@ async def observe(
         for change in standing.begin(found):
             yield change
         with contextlib.suppress(Compacted):
-            async with kv.watch(prefix=contest.prefix, after=found.revision) as watch:
+            async with kv.watch(range=contest.keys, after=found.revision) as watch:
                 while True:
                     for change in standing.after(await watch.batch()):
                         yield change

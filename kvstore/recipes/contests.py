@@ -161,6 +161,8 @@ class Contest:
         self.kind = kind
         self.ttl = ttl
         self.prefix = f"{self.name}/{segment}"
+        self.keys = (f"{self.prefix}0", f"{self.prefix}g")
+        """Between which theirs are. (A segment of another recipe, with all its keys, is not.)"""
         Grant(1, ttl)  # raises InvalidRequest
         check_key(self.key(1 << 62))
 
@@ -204,13 +206,11 @@ class Contest:
 
     def all(self) -> Range:
         """Asks for all of them."""
-        return Range(prefix=self.prefix, sort="created")
+        return Range(range=self.keys, sort="created")
 
     def upto(self, fence: int, limit: int) -> Range:
         """Asks for the last ones that were made up to a revision; 0: for the very last."""
-        return Range(
-            prefix=self.prefix, sort="created", reverse=True, limit=limit, max_created=fence
-        )
+        return Range(range=self.keys, sort="created", reverse=True, limit=limit, max_created=fence)
 
     def lost(self, why: str) -> LockLost:
         """The error of a holder that holds no more."""

@@ -125,7 +125,7 @@ def observe(kv: Client, contest: Contest, view: Callable[[list[Contender]], T]) 
         yield from standing.begin(found)
         with (
             contextlib.suppress(Compacted),
-            kv.watch(prefix=contest.prefix, after=found.revision) as watch,
+            kv.watch(range=contest.keys, after=found.revision) as watch,
         ):
             while True:
                 yield from standing.after(watch.batch())

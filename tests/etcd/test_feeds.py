@@ -10,6 +10,8 @@ import pytest
 
 from paxon.kvstore.etcd.feeds import MOST_WAITING, Feeds, Gone, Subscription
 from paxon.kvstore.etcd.front import Front
+from paxon.kvstore.etcd.messages import message
+from paxon.kvstore.etcd.watch import _Stream
 from paxon.kvstore.recipes.clients import AsyncClient
 from paxon.kvstore.store.operations import Events
 from paxon.testing import MemoryCluster
@@ -157,5 +159,35 @@ def test_kinds_of_watches_are_kept_apart() -> None:
         assert await take(puts, 1) == [b"1"]
         deletes.close()
         puts.close()
+
+    told(story)
+
+
+class Saying:
+    """A call, as far as a stream of watches sees of it."""
+
+    def __init__(self) -> None:
+        self.requests: asyncio.Queue[Any] = asyncio.Queue()
+        self.told = asyncio.Semaphore(0)
+
+    async def receive(self) -> Any:
+        return await self.requests.get()
+
+    async def send(self, _answer: Any) -> None:
+        self.told.release()
+
+
+@pytest.mark.parametrize("turns", range(2))
+def test_a_stream_whose_client_leaves_while_a_watch_ends_is_over(turns: int) -> None:
+    async def story(kv: AsyncClient, feeds: Feeds) -> None:
+        call, of = Saying(), message("WatchRequest")
+        running = asyncio.create_task(_Stream(feeds.front, feeds, call).run())
+        call.requests.put_nowait(of(create_request=message("WatchCreateRequest")(key=b"k")))
+        await call.told.acquire()
+        call.requests.put_nowait(of(cancel_request=message("WatchCancelRequest")(watch_id=0)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        assert (await asyncio.wait({running}, timeout=20))[0] == {running}
 
     told(story)

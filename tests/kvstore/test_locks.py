@@ -109,6 +109,10 @@ def test_many_odd_keys_do_not_hide_who_holds(kv: Client) -> None:
         with pytest.raises(NotAcquired):
             kv.lock("a").acquire(timeout=0)
         assert [each.fence for each in kv.lock("a").contenders()] == [held.fence]
+        for _ in range(3):  # beside a queue of its name, with more items than are put in order
+            kv.queue("a").put_many(["x"] * 7000)
+        with pytest.raises(NotAcquired):
+            kv.lock("a").acquire(timeout=0)
 
 
 def test_it_is_reentrant_only_where_asked_for(cluster: MemoryCluster, kv: Client) -> None:
@@ -142,8 +146,8 @@ def test_a_block_may_end_in_another_thread_or_task(cluster: MemoryCluster, kv: C
     assert not lock.locked()
 
     async def main() -> None:
-        async with cluster.async_client() as kv:
-            lock = kv.lock("a")
+        async with cluster.async_client() as client:
+            lock = client.lock("a")
             await asyncio.create_task(lock.__aenter__())
             await lock.__aexit__(None, None, None)
             assert not await lock.locked()

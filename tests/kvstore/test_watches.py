@@ -323,7 +323,7 @@ def test_a_mirror_whose_history_is_gone_reads_anew_until_it_can_or_is_closed(
         other.put("m/k", b"%d" % count)  # it waits no longer, and asks for the next
         wait_until(lambda: reads == count)  # noqa: B023
         if count == 2:
-            wait_until(lambda: mirror._watch is not before)  # noqa: B023
+            wait_until(lambda: mirror._watch is not before)
             assert mirror["m/k"] == b"2"
     closing = threading.Thread(target=mirror.close, daemon=True)
     closing.start()
@@ -412,22 +412,22 @@ def test_an_asynchronous_mirror(
         with pytest.raises(ClientClosed, match="the mirror is closed"):
             await flags.wait(lambda flags: "never" in flags)
         async with client.mirror("flags/") as flags:
-            read, reads = client.range, []
+            read, reads, reading, closing = client.range, [], asyncio.Event(), asyncio.Event()
 
             async def slowly(**which: Any) -> Any:
                 reads.append(which)
                 if len(reads) == 1:
                     raise RequestTimeout("nobody leads")
-                while not flags._closed:
-                    await asyncio.sleep(0.001)
+                reading.set()
+                await closing.wait()
                 return await read(**which)
 
             monkeypatch.setattr(client, "range", slowly)
             assert flags._watch is not None
             monkeypatch.setattr(flags._watch, "batch", _gone)
             await client.put("flags/dark", b"off")
-            while len(reads) < 2:
-                await asyncio.sleep(0.001)
+            await reading.wait()
+            asyncio.get_running_loop().call_soon(closing.set)
             await asyncio.wait_for(flags.close(), SOON)
 
     asyncio.run(with_client(cluster, main))

@@ -155,7 +155,8 @@ class Mirror(Reflection):
         try:
             events = self._watch.batch(_MARK_SECONDS)
         except Compacted:
-            return self._begin_again()
+            self._begin_again()
+            return
         except TimeoutError:
             events = []
         with self._changed:
@@ -254,7 +255,8 @@ class AsyncMirror(Reflection):
         try:
             events = await self._watch.batch(_MARK_SECONDS)
         except Compacted:
-            return await self._begin_again()
+            await self._begin_again()
+            return
         except TimeoutError:
             events = []
         async with self._changed:
