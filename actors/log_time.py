@@ -123,7 +123,7 @@ class LogTime:
         much before its owner, who counts from now, takes it for lost.
         """
         late = clock - self._until
-        if late > 0 and self.runs:
+        if late > 0:
             self._offset -= late
             self._until += late
             self._lost += late

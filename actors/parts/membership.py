@@ -154,8 +154,10 @@ class Membership(Part):
     @property
     def waits_for(self) -> str:
         """The reason why this server takes no part yet, for people; "" if it does."""
-        if not self.making.in_force or self.confirmation.pending:
-            return self.making.waits_for() or self.confirmation.waits_for()
+        if not self.making.in_force:
+            return self.making.waits_for()
+        if self.confirmation.pending:
+            return self.confirmation.waits_for()
         known = self._host.configuration.find(self._settings.server) is not None
         return self.making.waits_to_join(known=known) if self.making.joins else ""
 

@@ -116,9 +116,7 @@ class Confirmation:
         return True
 
     def waits_for(self) -> str:
-        """The reason why this server takes no part yet, for people; "" if it does."""
-        if not self.pending:
-            return ""
+        """The reason why this server takes no part while it is pending, for people."""
         return (
             f"waits for confirmation by {in_list(self.unanswered())} that its data directory "
             f"is not an old copy (docs/old-copies.md)"

@@ -243,9 +243,7 @@ class Making:
     # --- for people ------------------------------------------------------------------------------
 
     def waits_for(self) -> str:
-        """A sentence on what stands in the way; "" once the cluster is in force."""
-        if self.in_force:
-            return ""
+        """A sentence on what stands in the way, while the cluster is not in force."""
         if self._obstacles:
             return "; ".join(text for _, text in sorted(self._obstacles.items()))
         if self.made is None:

@@ -110,6 +110,13 @@ def test_who_is_in_an_epoch_by_now_is_denied_by_nobody_of_an_earlier_one() -> No
     confirmation.check_hope()
 
 
+@pytest.mark.parametrize("config", [b"\x01no CONFIG", encode_config(Configuration(9, 0, ()))])
+def test_what_is_no_configuration_opens_no_epoch(config: bytes) -> None:
+    confirmation = Confirmation(1, 1, 7, 10.0, pending=True, newest=FIVE)
+    confirmation.hear(CountAnswer(1, 1, 0, config, sender=3), 3, joins=False)
+    assert confirmation.newest is FIVE and confirmation.confirmed_by == {3}
+
+
 def test_each_epoch_asks_anew_but_of_a_directory_that_was_just_made() -> None:
     second = FIVE.followed_by([Member(1, 1), Member(2, 2)], 9, 5)
     alone = second.followed_by([Member(1, 1)], 12, 6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 import pytest
 
 from paxon.actors import Ballot, InvariantViolation, StorageError
@@ -60,6 +61,11 @@ def test_all_servers_make_it_and_then_it_serves() -> None:
     cluster.execute(leader, session, b"a")
     assert {server.describe().identity for server in cluster.servers.values()} == {made[0].identity}
     assert [waits(cluster, s) for s in cluster.ids] == ["", "", ""]
+    for server in cluster.ids:
+        cluster.crash(server)
+    cluster.confirms = False
+    cluster.start(1)
+    assert waits(cluster, 1).startswith("waits for confirmation by servers 2 and 3")
 
 
 def test_a_server_alone_makes_a_cluster_at_once() -> None:
@@ -96,6 +102,15 @@ def test_whose_connection_has_ended_has_to_answer_again() -> None:
     told_fresh(making, 2, 20)
     cluster.servers[1].step(Burst(lost=[2]))
     told_fresh(making, 3, 30)
+    assert not making.ready()
+
+
+def test_who_says_another_name_is_made_no_member() -> None:
+    making = fresh().start(1).servers[1].making
+    told_fresh(making, 2, 20)
+    told_fresh(making, 3, 30)
+    assert making.ready()
+    making.hear(Introduction(30, making.incarnation, False, "other", making.listed), 3)
     assert not making.ready()
 
 
@@ -232,7 +247,22 @@ def test_rejoining_a_cluster_that_nobody_knows_is_named() -> None:
     cluster.start(3, rejoin=True)
     cluster.pass_time(0.5)
     assert "start it without" in waits(cluster, 1)
+    assert "none of which has answered" not in waits(cluster, 3)
     assert "to tell which cluster it joins" in waits(cluster, 3)
+
+
+def test_who_is_in_force_knows_that_all_have_stored_it() -> None:
+    """Server 3 has lost its directory since, and 2 would wait for it in vain."""
+    cluster = fresh().start()
+    until_stored(cluster, 1, 2)
+    cluster.drop()
+    cluster.replace_disk(3)
+    making = cluster.servers[2].making
+    said = cluster.servers[1].making.introduction(to=making.incarnation)
+    cluster.hand(2, 1, said)
+    assert not making.in_force
+    cluster.hand(2, 1, msgspec.structs.replace(said, in_force=True))
+    assert making.in_force
 
 
 def test_two_makings_are_named() -> None:

@@ -22,6 +22,7 @@ from paxon.actors.messages import (
     Sealed,
 )
 from paxon.actors.records.candidacy import Candidacy
+from paxon.actors.records.changing import Changing, Rehearsing
 from paxon.actors.records.configuration import (
     Configuration,
     Member,
@@ -51,6 +52,14 @@ def test_a_config_is_no_batch_and_tells_who_leaves() -> None:
     assert (after.epoch, after.sealed_at, after.servers) == (1, 9, (1, 2, 4))
     assert [m.server for m in after.leaving] == [2, 3] and after.removed == (12, 13)
     assert after.votes(2, 22) and not after.votes(2, 12)
+
+
+def test_a_change_is_rehearsed_by_those_who_are_to_vote() -> None:  # M18
+    members = (Member(1, 11), Member(2, 12), Member(3, 13, voter=False))
+    assert Changing(members, 7).voters == [1, 2]
+    rehearsing = Rehearsing(7, 1, members)
+    answers = [(2, 12), (2, 12), (1, 10), (3, 13)]
+    assert [rehearsing.hear(*each) for each in answers] == [True, False, False, False]
 
 
 def test_the_log_knows_where_a_config_waits() -> None:

@@ -44,6 +44,7 @@ from paxon.actors.messages import (
     Unwatch,
     retry_after,
 )
+from paxon.actors.records.held import HeldRequests
 from paxon.kvstore.store.operations import Append, Get, Put, encode_operations
 from paxon.kvstore.store.store import KVStore
 from paxon.transport import Burst, FrameError
@@ -314,6 +315,13 @@ def test_the_bound_counts_when_a_batch_is_executed_too() -> None:
     cluster.pass_time(0.2)
     assert max(s.application.sessions.kept for s in cluster.servers.values()) < 12_000
     assert len({tuple(cluster.applied(server)) for server in cluster.ids}) == 1
+
+
+def test_what_a_leader_keeps_until_it_serves_is_bounded() -> None:
+    held = HeldRequests()
+    command = Command(1, 1, 0, 0, bytes(1000))
+    assert [held.add(b"client", command, 2500) for _ in range(3)] == [True, True, False]
+    assert len(held.take()) == 2 and held.add(b"client", command, 2500)
 
 
 def test_all_sessions_together_are_bounded() -> None:

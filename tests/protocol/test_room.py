@@ -71,13 +71,14 @@ def test_what_waits_for_a_slot_when_room_ends_is_put_off() -> None:
         cluster.command(1, session, seq, LARGE)
     reign = reign_of(server)
     assert reign.pending.entries
+    reign.pending.costs.dear[session, 19] = reign.pending.costs.total = 5
     cluster.storages[1].room = 0
     cluster.drop(P2B)
     cluster.pass_time(0.02)
     cluster.clock.now += 0.1
     cluster.step(1)
     cluster.step(1)
-    assert not reign.pending.entries
+    assert not reign.pending.entries and reign.pending.work == 0
     assert reply(cluster, 19).status == ReplyStatus.OVERLOADED
     cluster.storages[1].room = PLENTY
     cluster.pass_time(0.5)
