@@ -140,6 +140,17 @@ def test_a_difference_that_stays_is_asked_about_ever_more_seldom() -> None:
     assert 4 <= cluster.servers[1].describe().counters["inquiries"] <= 6
 
 
+def test_an_alarm_ends_as_soon_as_all_answer_alike() -> None:
+    cluster, session = fickle(3)
+    cluster.execute(1, session, b"one")
+    comparing = cluster.servers[1].comparing
+    comparing._raise("they differed")
+    comparing.inquire(1)
+    cluster.step(1)
+    cluster.stabilize()
+    assert comparing.inquiry is None and cluster.servers[1].describe().alarm == ""
+
+
 def test_a_majority_that_cannot_be_heard_stops_nobody_until_it_is() -> None:
     cluster, session = fickle(5)
     change_mood(cluster, 1)
