@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import errno
 import os
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +15,8 @@ from paxon.actors.disk.data_directory import DATABASE_NAME
 from paxon.actors.disk.storage import NO_ROOM
 
 __all__ = [
-    "GROWTH", "LOG_ROOM", "PAGE_BYTES", "Disk", "NoRoomError", "allocated_bytes",
-    "checkpoint_pages", "filled_by_others", "free_bytes", "later_bytes", "reserve",
+    "GROWTH", "LOG_ROOM", "PAGE_BYTES", "Disk", "NoRoomError", "SharedDisk", "allocated_bytes",
+    "checkpoint_pages", "later_bytes", "part_of", "reserve",
 ]  # fmt: skip
 
 PAGE_BYTES = 4096
@@ -31,6 +33,8 @@ AMPLE = 64 << 20
 """With so many bytes left over nothing is looked at any closer."""
 FEWEST_PAGES, MOST_PAGES = 64, 1000
 """The write-ahead log is copied into the database at so many pages: the fewer, the less room."""
+SURVEY_SECONDS = 1.0
+"""Between two looks at who else has how much of a disk."""
 OUR_NAMES = ("paxon.", "snapshot-", "incoming-")
 """How the names of a server's large files begin."""
 
@@ -110,14 +114,15 @@ class NoRoomError(Exception):
     """A snapshot would take the disk's last bytes from the log; the text says so."""
 
 
-def reserve(descriptor: int, size: int) -> None:
+def reserve(descriptor: int, size: int, free: int | None) -> None:
     """Have the disk promise room for a file of `size` bytes, beside what the log needs.
 
-    Raises `OSError` or `NoRoomError` before a byte is written in vain. The file's length stays as
-    it is. Without such a call (outside Linux, or on a file system that cannot) it promises nothing.
+    Raises `OSError` or `NoRoomError` before a byte is written in vain; `free` bytes may be taken.
+    The file's length stays as it is. Without such a call (outside Linux, or on a file system that
+    cannot) it promises nothing.
     """
     missing = size - os.fstat(descriptor).st_size
-    if missing > 0 and free_bytes(descriptor) < missing + LOG_ROOM:
+    if missing > 0 and free is not None and free < missing + LOG_ROOM:
         raise NoRoomError(_NO_ROOM)
     if _fallocate is not None and missing > 0:
         ctypes.set_errno(0)
@@ -126,27 +131,86 @@ def reserve(descriptor: int, size: int) -> None:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def free_bytes(descriptor: int) -> int:
-    """Bytes left on the disk of an open file, for this process's user."""
-    state = os.fstatvfs(descriptor)
-    return state.f_bavail * state.f_frsize
+class SharedDisk:
+    """The disk of a server's directory, and the servers whose directories lie beside it there.
+
+    Once it may get tight each has its part: nobody takes what another counts on.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._surveyed_at = -SURVEY_SECONDS
+        self._pool = 0
+        """Bytes that are free, or any server's here …"""
+        self._others: list[int] = []
+        """… and what each of the others had of it."""
+        self.filled_by_others = False
+        """Whether most of what the disk holds is no server's."""
+
+    def free_bytes(self) -> int | None:
+        """Bytes that this server may take of the disk; None if it does not say."""
+        try:
+            now = time.monotonic()
+            if now >= self._surveyed_at + SURVEY_SECONDS:
+                self._surveyed_at = now
+                self._survey()
+            free, _ = _free_and_used(self._directory)
+            if not self._others:
+                return free
+            return min(free, part_of(self._pool, _taken(self._directory), self._others))
+        except OSError:
+            return None
+
+    def _survey(self) -> None:
+        directory, disk = self._directory, self._directory.stat()
+        free, used = _free_and_used(directory)
+        others = []
+        for database in directory.parent.glob(f"*/{DATABASE_NAME}"):
+            with contextlib.suppress(OSError):  # it has just gone
+                state = database.parent.stat()
+                if state.st_dev == disk.st_dev and state.st_ino != disk.st_ino:
+                    others.append(_taken(database.parent))
+        ours = _taken(directory) + sum(others)
+        # What one of them has just taken, or given back, is counted once at the most.
+        self._pool = min(free, _free_and_used(directory)[0]) + ours
+        self._others = others
+        self.filled_by_others = used > 2 * ours
 
 
-def filled_by_others(directory: Path) -> bool:
-    """Whether most of what a disk holds is nobody's of this cluster: not of the directories here.
+def part_of(pool: int, own: int, others: Sequence[int]) -> int:
+    """Bytes that a server with `own` ones may take of a disk that it shares.
 
-    Servers that share a disk have theirs side by side.
+    The `pool` is what is free or any server's. All who have less than an equal part may have that,
+    and the parts come to no more than is free. Where all have plenty nobody is held to it.
+    """
+    plenty = pool - own - sum(3 * other + 2 * AMPLE for other in others)
+    sharing = len(others) + 1
+    for taken in sorted((own, *others), reverse=True):
+        if sharing == 1 or taken * sharing <= pool:
+            break
+        pool, sharing = pool - taken, sharing - 1
+    return max(0, plenty, pool // sharing - own)
+
+
+def _free_and_used(directory: Path) -> tuple[int, int]:
+    """Bytes of its disk: left for this process's user, and taken by anybody.
+
+    Raises `OSError` if it does not say.
     """
     state = os.statvfs(directory)
-    used = (state.f_blocks - state.f_bfree) * state.f_frsize
-    ours, disk = 0, directory.stat().st_dev
-    for database in directory.parent.glob(f"*/{DATABASE_NAME}"):
-        for entry in database.parent.iterdir():
-            if entry.name.startswith(OUR_NAMES):
-                with contextlib.suppress(FileNotFoundError):  # a snapshot got its name
-                    found = entry.stat()
-                    ours += allocated_bytes(found) if found.st_dev == disk else 0
-    return used > 2 * ours
+    if not state.f_blocks:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    return state.f_bavail * state.f_frsize, (state.f_blocks - state.f_bfree) * state.f_frsize
+
+
+def _taken(directory: Path) -> int:
+    """What the large files of a server's directory take."""
+    total = 0
+    for entry in os.scandir(directory):
+        if entry.name.startswith(OUR_NAMES):
+            with contextlib.suppress(FileNotFoundError):  # a snapshot got its name
+                total += allocated_bytes(entry.stat())
+    return total
 
 
 def allocated_bytes(state: os.stat_result) -> int:

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from paxon.actors.ballot import ServerId
 from paxon.actors.disk.data_directory import in_words, sync_directory
-from paxon.actors.disk.room import LOG_ROOM, NoRoomError, allocated_bytes, free_bytes, reserve
+from paxon.actors.disk.room import LOG_ROOM, NoRoomError, SharedDisk, allocated_bytes, reserve
 from paxon.actors.disk.storage import REMEDY, CorruptStorage, Produce, Prove, SnapshotInfo
 from paxon.transport.log import forking_would_wait, logger
 from paxon.transport.orphans import end_with_parent
@@ -79,6 +79,7 @@ class SnapshotFiles:
     ) -> None:
         """`lock` is a descriptor that a forked child must not keep open."""
         self._directory = directory
+        self.disk = SharedDisk(directory)
         self._cluster = cluster.encode()
         self._server = server
         self._fork = fork and hasattr(os, "fork")
@@ -223,7 +224,7 @@ class SnapshotFiles:
                 slot == old[-1]
                 and fetched
                 and not at_once
-                and free_bytes(descriptor) >= 2 * info.size + LOG_ROOM
+                and (self.disk.free_bytes() or 0) >= 2 * info.size + LOG_ROOM
             ):
                 continue
             os.close(descriptor)
@@ -236,16 +237,8 @@ class SnapshotFiles:
 
     def is_tight(self) -> bool:
         """Whether the next snapshot and the log until then may find no room any more."""
-        free = self.free_bytes()
+        free = self.disk.free_bytes()
         return free is not None and free < 2 * self.next_bytes() + TIGHT_BYTES
-
-    def free_bytes(self) -> int | None:
-        """Free bytes on the disk; None if it does not say."""
-        try:
-            state = os.statvfs(self._directory)
-        except OSError:
-            return None
-        return state.f_bavail * state.f_frsize if state.f_blocks else None
 
     def next_bytes(self) -> int:
         """Bytes that a snapshot will take, going by the one before."""
@@ -400,7 +393,7 @@ class SnapshotFiles:
         try:
             pieces = list(produce())
             size = sum(len(piece) for piece in pieces)
-            reserve(descriptor, self._header_bytes + size)
+            reserve(descriptor, self._header_bytes + size, self.disk.free_bytes())
             os.ftruncate(descriptor, self._header_bytes + size)  # so the server knows it, too
             os.lseek(descriptor, self._header_bytes, os.SEEK_SET)
             checksum = unsynced = 0
@@ -498,7 +491,7 @@ class SnapshotFiles:
         else:
             os.ftruncate(self._incoming_file, 0)
             os.pwrite(self._incoming_file, self._header(info), 0)
-        reserve(self._incoming_file, self._header_bytes + info.size)
+        reserve(self._incoming_file, self._header_bytes + info.size, self.disk.free_bytes())
         self._abandon()  # the one to come is newer, but might have found no room beside it
         self._incoming = info
 

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import secrets
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,6 @@ from paxon.actors.disk.room import (
     Disk,
     allocated_bytes,
     checkpoint_pages,
-    filled_by_others,
     later_bytes,
 )
 from paxon.actors.disk.snapshot_files import SnapshotFiles
@@ -71,8 +69,6 @@ HURRIED = 32
 
 FORCED_CHECKPOINT_PAGES = 2000
 """A commit copies the log into the database by itself if `maintain` is never called."""
-OTHERS_SECONDS = 1.0
-"""So often it is seen whose files fill a disk."""
 BUSY_MS = 5000
 """How long to wait for another program that reads the database, as SQLite's module does."""
 LOG_LIMIT_BYTES = 16 << 20
@@ -137,8 +133,6 @@ class SqliteStorage(Storage):
         """… until this is all the room that is left."""
         self._checkpoint_at = checkpoint_pages(self.room)
         """At how many pages `maintain` copies the write-ahead log into the database."""
-        self._others, self._others_at = False, -1.0
-        """Whether somebody else has filled the disk, and when to look again (monotonic seconds)."""
         self._surplus = 0
         """Bytes of the database's free pages that had better be given back to the disk."""
         self._logged_bytes = 0
@@ -487,7 +481,7 @@ class SqliteStorage(Storage):
 
     def _look_for_room(self) -> None:
         """How much the log may still take (docs/full-disks.md)."""
-        free = self._files.free_bytes()
+        free = self._files.disk.free_bytes()
         if free is None:  # (no descriptor, for one)
             return
         disk = Disk(free, *self._spoken_for(), self._files.taking)
@@ -500,7 +494,7 @@ class SqliteStorage(Storage):
             disk = replace(disk, growth=max(0, growth), inside=inside * PAGE_BYTES)
             self._surplus = disk.surplus()
         self.room, self.largest = disk.room(), disk.largest()
-        if not self._ample and not self._files.taking and self._is_others():
+        if not self._ample and not self._files.taking and self._files.disk.filled_by_others:
             self.room = PLENTY  # holding clients back would help nobody
         if self.room > NO_ROOM and self._discarding:
             self.room = max(self.room, DELETING_ROOM)
@@ -533,21 +527,12 @@ class SqliteStorage(Storage):
             self._shrink(self._surplus)
             self._look_for_room()
 
-    def _is_others(self) -> bool:
-        """Whether somebody else has filled the disk, as far as was seen within a second."""
-        now = time.monotonic()
-        if now >= self._others_at:
-            self._others_at = now + OTHERS_SECONDS
-            with contextlib.suppress(OSError):
-                self._others = filled_by_others(self._directory.path)
-        return self._others
-
     def _free_pages(self) -> int:
         return int(self._query("PRAGMA freelist_count")[0][0])
 
     def _free(self, size: int) -> None:
         """Have the disk's room for a snapshot as far as the database does not need it."""
-        free, wanted = self._files.free_bytes(), size + LOG_ROOM
+        free, wanted = self._files.disk.free_bytes(), size + LOG_ROOM
         if free is not None and free < wanted:
             self._shrink(wanted - free + PAGE_BYTES)
 

@@ -59,7 +59,11 @@ def runs(directory: Path, long: bool, seconds: float = 0.0) -> Iterator[tuple[st
     yield (
         "tight-disks",
         no_small_disks(),
-        lambda: [tight_disks(directory, long), tight_disks_with_one_down(directory, long)],
+        lambda: [
+            tight_disks(directory, long),
+            tight_disks(directory, long, shared=True),
+            tight_disks_with_one_down(directory, long),
+        ],
     )
     yield "flipped-byte", "", lambda: [flipped_byte(directory, long)]
     yield "by-kernel", no_namespaces(), lambda: partitions_by_kernel(directory / "kernel", long)

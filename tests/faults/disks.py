@@ -151,14 +151,18 @@ def write_over_and_over(client: Client, times: int) -> None:
             client.compact(revision)
 
 
-def tight_disks(directory: Path, long: bool) -> Outcome:
-    """A state of 40 MB is written over and over on disks of two and a half times its size."""
-    data = directory / "tight-disks"
+def tight_disks(directory: Path, long: bool, *, shared: bool = False) -> Outcome:
+    """A state of 40 MB is written over and over on disks of two and a half times its size.
+
+    Where it is `shared`, the servers have one of three times as much.
+    """
+    name = "shared-disk" if shared else "tight-disks"
+    data = directory / name
     with ExitStack() as stack:
-        for server in (1, 2, 3):
-            stack.enter_context(small_disk(data / f"server-{server}", TIGHT_DISK))
+        for place in [data] if shared else [data / f"server-{server}" for server in (1, 2, 3)]:
+            stack.enter_context(small_disk(place, 3 * TIGHT_DISK if shared else TIGHT_DISK))
         cluster = stack.enter_context(RelayedCluster(3, data))
-        with Trial("tight-disks", cluster, directory, long=long, pause=0.02) as trial:
+        with Trial(name, cluster, directory, long=long, pause=0.02) as trial:
             with cluster.client(timeout=60) as client:
                 write_over_and_over(client, trial.sized(2, 20))
             trial.fault()

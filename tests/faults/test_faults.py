@@ -97,9 +97,12 @@ def test_a_state_that_outgrows_its_disks_stops_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)  # it waits for dozens of snapshots of 40 MB
-def test_a_large_state_fits_on_disks_of_two_and_a_half_times_its_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shared", [False, True] if SOAK else [False])
+def test_a_large_state_fits_on_disks_of_two_and_a_half_times_its_size(
+    shared: bool, tmp_path: Path
+) -> None:
     skip_for(no_small_disks())
-    judge(tight_disks(tmp_path, SOAK))
+    judge(tight_disks(tmp_path, SOAK, shared=shared))
 
 
 @pytest.mark.timeout(600)

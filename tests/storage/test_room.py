@@ -7,8 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from paxon.actors.disk import sqlite_storage
 from paxon.actors.disk.data_directory import DATABASE_NAME
 from paxon.actors.disk.room import (
     AMPLE,
@@ -17,8 +18,8 @@ from paxon.actors.disk.room import (
     LOG_ROOM,
     Disk,
     checkpoint_pages,
-    filled_by_others,
     later_bytes,
+    part_of,
 )
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from paxon.actors.disk.storage import NO_ROOM
@@ -66,8 +67,56 @@ def test_the_less_room_the_sooner_the_log_is_copied_into_the_database() -> None:
 
 def free(storage: SqliteStorage, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """The disk has so many bytes free from now on, and is ours."""
-    monkeypatch.setattr(storage._files, "free_bytes", lambda: size)
-    monkeypatch.setattr(sqlite_storage, "filled_by_others", lambda _: False)
+    monkeypatch.setattr(storage._files.disk, "free_bytes", lambda: size)
+    storage._files.disk.filled_by_others = False
+
+
+@given(st.integers(0, 1000 * MIB), st.lists(st.integers(0, 400 * MIB), min_size=2, max_size=5))
+def test_servers_that_share_a_disk_have_a_part_each(free: int, taken: list[int]) -> None:
+    pool = free + sum(taken)
+    parts = [part_of(pool, own, taken[:n] + taken[n + 1 :]) for n, own in enumerate(taken)]
+    equal = {own + part for own, part in zip(taken, parts, strict=True) if part}
+    if free < 2 * AMPLE:  # else whoever leaves the others plenty may have the rest
+        assert free - len(taken) < sum(parts) <= free
+        assert len(equal) <= 1, "whoever may take more ends with as much as the others"
+
+
+def test_where_all_have_plenty_nobody_is_held_to_a_part() -> None:
+    """Else one large state beside the directories of many small ones would be told to make room."""
+    assert part_of(10_000 * MIB, 3_000 * MIB, [MIB] * 20) > 4_000 * MIB
+
+
+def test_what_others_beside_it_have_yet_to_take_is_not_a_servers_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three who saw the same free bytes took them three times over, and a full disk stopped two."""
+    paths = [tmp_path / f"server-{number}" for number in (1, 2, 3)]
+    servers = [open_sqlite(path) for path in paths]
+
+    def disk(_: object) -> SimpleNamespace:
+        used = sum(file.stat().st_blocks for path in paths for file in path.glob("paxon.*")) // 8
+        size = 30 * MIB // 4096
+        return SimpleNamespace(
+            f_blocks=size, f_bavail=size - used, f_bfree=size - used, f_frsize=4096
+        )
+
+    monkeypatch.setattr("os.statvfs", disk)
+    for storage in servers:
+        storage._files.disk._survey()
+        storage.maintain()
+    part = servers[0].room
+    assert part < (10 * MIB - LOG_ROOM) // (1 + GROWTH)
+    servers[1].save_promise(FIRST)
+    for slot in range(1, 40):
+        servers[1].save_accepted(slot, FIRST, bytes(100_000))
+    servers[1].commit()
+    for storage in servers:
+        storage._files.disk._survey()
+        storage.maintain()
+    assert servers[1].room <= 0
+    assert servers[0].room == part, "what another has taken of its own part is nothing to it"
+    for storage in servers:
+        storage.close()
 
 
 def test_an_engine_tells_its_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +177,7 @@ def test_a_snapshot_without_room_gets_what_the_database_does_not_need(
     database = tmp_path / DATABASE_NAME
     before = database.stat().st_size
     assert before > 59 * 100_000
-    free(storage, monkeypatch, 0)
+    monkeypatch.setattr(storage._files.disk, "free_bytes", lambda: before - database.stat().st_size)
     if what == "taken":
         take_snapshot(storage, 60)
     else:
@@ -155,8 +204,8 @@ def test_a_database_larger_than_it_needs_to_be_does_not_keep_the_log_from_its_ro
     def left() -> int:
         return disk - sum(path.stat().st_blocks * 512 for path in tmp_path.glob("paxon.db*"))
 
-    monkeypatch.setattr(sqlite_storage, "filled_by_others", lambda _: False)
-    monkeypatch.setattr(storage._files, "free_bytes", left)
+    monkeypatch.setattr(storage._files.disk, "free_bytes", left)
+    storage._files.disk.filled_by_others = False
     monkeypatch.setattr(storage._files, "next_bytes", lambda: 3 * MIB)
     storage.commit()
     for _ in range(20):
@@ -222,8 +271,8 @@ def test_where_somebody_else_has_filled_the_disk_nobody_is_held_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage = open_sqlite(tmp_path)
-    monkeypatch.setattr(storage._files, "free_bytes", lambda: 0)
-    assert filled_by_others(tmp_path)
+    assert storage._files.disk.filled_by_others
+    monkeypatch.setattr(storage._files.disk, "free_bytes", lambda: 0)
     storage.maintain()
     assert storage.room > AMPLE
     storage.close()
