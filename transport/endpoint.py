@@ -32,7 +32,16 @@ from paxon.transport.errors import (
     OversizedFrame,
     TransportError,
 )
-from paxon.transport.intake import Brake, Ledger, Share, check_count, check_sender, unexpected
+from paxon.transport.intake import (
+    LOOK_SECONDS,
+    Brake,
+    Ledger,
+    Share,
+    Unfinished,
+    check_count,
+    check_sender,
+    unexpected,
+)
 from paxon.transport.keys import (
     CurveSecurity,
     KeyKeeper,
@@ -79,7 +88,10 @@ _HOUSEKEEPING_EVERY = 64
 class _Port:
     """One bound ROUTER: what is received on it, decoded by which codec, from whom."""
 
-    __slots__ = ("count", "decode", "keys", "max_messages", "name", "sender", "senders", "socket")
+    __slots__ = (
+        "count", "decode", "keys", "max_messages", "name", "sender", "senders", "socket",
+        "unfinished",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -90,8 +102,10 @@ class _Port:
         *,
         keys: PeerKeys | None,
         max_messages: int,
+        unfinished: Unfinished,
     ) -> None:
         self.socket = socket
+        self.unfinished = unfinished
         self.decode = codec.decode
         self.count = codec.count
         self.sender = codec.sender
@@ -188,6 +202,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._redial_at = math.inf
         """When to try a server again that has refused us."""
         self._bursts_to_housekeeping = _HOUSEKEEPING_EVERY
+        self._look_at = 0.0
+        """When to look at connections that never finish a message."""
         self._closed, self._wake_fd = False, -1
         self._keeper: KeyKeeper | None = None
         self._context = Context()
@@ -323,12 +339,20 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             burst.gone, self._gone = self._gone, []
         if self._lost:
             burst.lost, self._lost = self._lost, []
+        taken_all = True
         for socket, _ in ready:
-            self._drain(self._peers if socket is self._peers.socket else self._clients, burst)
+            port = self._peers if socket is self._peers.socket else self._clients
+            taken_all &= self._drain(port, burst)
+        if taken_all and (now := self._monotonic()) >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            self._peers.unfinished.look()
+            self._clients.unfinished.look()
         return burst
 
-    def _drain(self, port: _Port, burst: Burst[PeerT, ClientT]) -> None:
+    def _drain(self, port: _Port, burst: Burst[PeerT, ClientT]) -> bool:
         """Take frames from a port until it has no more or the burst's limits are reached.
+
+        Returns whether it has no more.
 
         To ask whether there is another frame takes a third of the time of the final `Again`: so a
         burst of a few frames, as most are, ends by asking, and a longer one by trying.
@@ -339,11 +363,15 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         options = self._options
         share = Share(options, self._brake) if port is self._clients else None
         ignored = self._ignored if port is self._clients else ()
+        doubted = port.unfinished.doubted
         frames = size = messages = 0
+        taken_all = False
         try:
             while frames < options.burst_frames and size < options.burst_bytes:
                 token = recv(_NOBLOCK)
                 frame = recv(_NOBLOCK, False)
+                if doubted:
+                    port.unfinished.heard(frame)
                 buffer = frame.buffer
                 frames += 1
                 size += (length := len(buffer))
@@ -375,15 +403,17 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
                 if frames <= _ASKED_FRAMES:
                     events: int = getsockopt(_EVENTS)  # type: ignore[assignment]
                     if not events & _POLLIN:
+                        taken_all = True
                         break
         except zmq.Again:
-            pass  # Nothing more to take: the usual end of a burst.
+            taken_all = True  # Nothing more to take: the usual end of a burst.
         counters = self._ledger.counters
         counters.messages_received += messages
         counters.frames_received += frames
         counters.bytes_received += size
         if share is not None:
             burst.client_bytes = size
+        return taken_all
 
     def _refuse(
         self,
@@ -596,7 +626,9 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         socket.setsockopt(zmq.SNDHWM, queue_frames)
         # Report what cannot be sent instead of dropping it in silence.
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._monitors.append(PortMonitor(socket, name, self._ledger, self._guard))
+        most = 2 * _HARD_LIMIT_FACTOR * codec.max_frame_bytes
+        unfinished = Unfinished(most, self._ledger, name)
+        self._monitors.append(PortMonitor(socket, name, self._ledger, self._guard, unfinished))
         if self._security is not None:
             secure_port(socket, self._security.keys, name)
         bind(socket, address, name, self._given_up)
@@ -606,7 +638,10 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._ports.append((socket, _POLLIN))
         self._watched.append((_descriptor(self._monitors[-1].socket), _POLLIN))
         keys = None if 0 in senders else self._keys
-        return _Port(socket, codec, senders, name, keys=keys, max_messages=max_messages)
+        return _Port(
+            socket, codec, senders, name, keys=keys, max_messages=max_messages,
+            unfinished=unfinished,
+        )  # fmt: skip
 
     def _socket(self, kind: int, max_frame_bytes: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(kind)

@@ -7,12 +7,15 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import TypeVar
 
 import zmq
 
 from paxon.transport.errors import ForeignFrame, FrameError, OversizedFrame
+from paxon.transport.inherited import as_socket
 from paxon.transport.log import logger
 from paxon.transport.options import EndpointOptions
 
@@ -21,6 +24,7 @@ __all__ = [
     "Counters",
     "Ledger",
     "Share",
+    "Unfinished",
     "check_count",
     "check_sender",
     "drop_all_packets",
@@ -40,6 +44,13 @@ _HELD_BYTES = 64 << 10
 """Whoever sent so much that was thrown away is not listened to …"""
 _HELD_SECONDS = 0.5
 """… for so long. (TCP sends again what was not taken in, 0.2 and 0.6 seconds later.)"""
+LOOK_SECONDS = 0.02
+"""So often some connections are looked at: a few, …"""
+_LOOKED_AT = 4
+_LOOKS = 256
+"""… or so many that each has its turn after so many looks."""
+_TCP_INFO, _RECEIVED_AT = 11, 128
+"""From <linux/tcp.h>, with where `tcpi_bytes_received` is."""
 _REMEMBERED_PEERS = 256
 """Distinct (kind, peer) pairs with a line of their own; beyond it they share one per kind."""
 
@@ -243,6 +254,58 @@ class Brake:
             return False
         finally:
             connection.detach()
+
+
+class Unfinished:
+    """Ends connections to a port that bring far more than a message may have, and no message.
+
+    libzmq bounds each part of a message, and hands it over once its last part is there: whoever
+    sends parts without end would fill this process's memory. TCP knows what a connection brought.
+    """
+
+    def __init__(self, most_bytes: int, ledger: Ledger, name: str) -> None:
+        """Args: a message is smaller than so many bytes, at the port of this name."""
+        self._most, self._ledger, self._name = most_bytes, ledger, name
+        self._open: dict[int, int] = {}
+        """Connections, and what each had brought when it was last doubted."""
+        self.doubted: dict[int, int] = {}
+        """Those that have brought much: whether anything comes of it, and since how many bytes."""
+
+    def begun(self, descriptor: int) -> None:
+        """A connection was accepted."""
+        self._open[descriptor] = 0
+        self.doubted.pop(descriptor, None)
+
+    def ended(self, descriptor: int) -> None:
+        """A connection is gone."""
+        self._open.pop(descriptor, None)
+        self.doubted.pop(descriptor, None)
+
+    def heard(self, frame: zmq.Frame) -> None:
+        """Something has come: it had all been brought."""
+        self.doubted.pop(int(frame.get(zmq.SRCFD)), None)
+
+    def look(self) -> None:
+        """Look at the next few, now that all messages that are whole were received."""
+        for descriptor in tuple(islice(self._open, _LOOKED_AT + len(self._open) // _LOOKS)):
+            before, received = self._open.pop(descriptor), _received(descriptor)
+            if received - self.doubted.get(descriptor, received) > self._most:
+                _libc.shutdown(descriptor, socket.SHUT_RDWR)  # (libzmq closes it)
+                error = OversizedFrame(f"it has more than {self._most} bytes, in parts without end")
+                self._ledger.refuse(error, f"somebody ({self._name})")
+                before, _ = received, self.doubted.pop(descriptor)
+            elif received - before > self._most:
+                before = received
+                self.doubted.setdefault(descriptor, received)
+            self._open[descriptor] = before
+
+
+def _received(descriptor: int) -> int:
+    """What a TCP connection has brought, bytes; 0 where that is not known."""
+    told = b""
+    with suppress(OSError), as_socket(descriptor) as connection:
+        told = connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _RECEIVED_AT + 8)
+    return int.from_bytes(told[_RECEIVED_AT:], sys.byteorder)
 
 
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27

@@ -15,7 +15,7 @@ import zmq
 from paxon.transport.binding import dial, dialled, is_host_name, others_of
 from paxon.transport.descriptors import DescriptorGuard
 from paxon.transport.inherited import as_socket
-from paxon.transport.intake import Ledger
+from paxon.transport.intake import Ledger, Unfinished
 
 __all__ = ["PortMonitor", "LinkMonitor"]
 
@@ -48,9 +48,15 @@ class PortMonitor:
     """
 
     def __init__(
-        self, port: zmq.Socket[bytes], name: str, ledger: Ledger, guard: DescriptorGuard
+        self,
+        port: zmq.Socket[bytes],
+        name: str,
+        ledger: Ledger,
+        guard: DescriptorGuard,
+        unfinished: Unfinished,
     ) -> None:
         """Make one before the port is bound; `guard` may refuse connections."""
+        self._unfinished = unfinished
         self._port = port
         self._name = name
         self._ledger = ledger
@@ -71,6 +77,7 @@ class PortMonitor:
                     self._refused.add(value)
                 else:
                     self._pending[value] = None
+                    self._unfinished.begun(value)
             elif event == _LISTENING:
                 self._guard.listening(self._name, value)
             elif event == _SUCCEEDED:
@@ -82,6 +89,7 @@ class PortMonitor:
                 self._ended(value)
 
     def _ended(self, descriptor: int) -> None:
+        self._unfinished.ended(descriptor)
         if descriptor in self._refused:
             self._refused.discard(descriptor)
             self._failed = False

@@ -37,6 +37,7 @@ class Worker(threading.Thread):
         turn = 0
         try:
             with self._make_client() as client:
+                client.put(f"journal/{self.number}", b"")  # (its directory may have seen a demo)
                 while not self._ending.is_set():
                     turn += 1
                     self._turn(client, turn)

@@ -57,7 +57,7 @@ class Rates:
             )
             before = self._before.get(row.server)
             # After a restart the counters begin anew.
-            if before is not None and done >= before[1] and now > before[0]:
+            if before is not None and reply.uptime > before[2] and now > before[0]:
                 rates[row.server] = (done - before[1]) / (now - before[0])
             self._before[row.server] = (now, done, reply.uptime)
         return rates

@@ -9,6 +9,8 @@ import pytest
 from paxon.kvstore import Client
 from paxon.kvstore.cli.demo_load import Load, Worker, missing_writes, outage, sparkline
 from paxon.kvstore.cli.live_view import in_bytes, in_time
+from paxon.testing import MemoryCluster
+from tests.waiting import wait_until
 
 
 def test_the_outage_is_the_longest_pause_that_ends_after_the_kill() -> None:
@@ -74,6 +76,16 @@ def test_a_lost_changed_or_doubled_write_is_found(
     assert found == 2
     assert len(wrong) == 1
     assert next(iter(damage)) in wrong[0]
+
+
+def test_a_directory_that_has_seen_a_demo_shows_it_again() -> None:
+    with MemoryCluster() as cluster, cluster.client() as kv:
+        kv.put("journal/1", b"8;")
+        load = Load(1, cluster.client)
+        load.start()
+        wait_until(lambda: load.reads > 0)
+        load.end()
+        assert missing_writes(load, kv) == (load.writes, [])
 
 
 def test_sizes_and_times_for_people() -> None:

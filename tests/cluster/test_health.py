@@ -8,6 +8,7 @@ import pytest
 
 from paxon.actors import Ballot
 from paxon.actors.messages import StatusReply
+from paxon.kvstore.cli.live_view import Rates
 from paxon.kvstore.cluster.health import problems
 from paxon.kvstore.cluster.status import ServerStatus
 
@@ -61,3 +62,13 @@ def test_each_thing_that_is_wrong_has_its_sentence(
     rows: list[ServerStatus], said: list[str]
 ) -> None:
     assert problems(rows) == said
+
+
+def test_rates_begin_anew_with_a_restarted_server() -> None:
+    """It counts what it executes from its disk, which may well be more than before."""
+    rates = Rates()
+    found = [
+        rates.update([row(1, uptime=uptime, counters={"commands_executed": done})])
+        for uptime, done in ((50.0, 9), (51.0, 10), (1.0, 5000), (2.0, 5001))
+    ]
+    assert [set(each) for each in found] == [set(), {1}, set(), {1}]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,33 @@ def test_a_frame_beyond_the_hard_limit_ends_its_connection(
     client = zmq_wire.client(1)
     client.send([shapes.Ask(1)])
     zmq_wire.receive(server, lambda b: b.clients)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere TCP does not tell")
+@pytest.mark.parametrize("port", [0, 1], ids=["peer port", "client port"])
+def test_parts_without_end_end_their_connection(tcp_wire: Any, shapes: Any, port: int) -> None:
+    """libzmq keeps them all, until the last one comes."""
+    server = tcp_wire.servers(1, max_frame_bytes=100_000)[1]
+    client = tcp_wire.client(1)
+
+    def ended() -> bool:
+        client.send([shapes.Ask(1, bytes(50_000))])  # brings more in all, and stays
+        tcp_wire.receive(server, lambda b: b.clients)
+        return server.counters()["disconnects"] > 0
+
+    part = b"\x03" + (50_000).to_bytes(8, "big") + bytes(50_000)
+    with call(tcp_wire.addresses[1][port]) as stranger:
+        stranger.sendall(b"\xff" + bytes(8) + b"\x7f\x03\0NULL" + bytes(16 + 1 + 31))
+        stranger.sendall(b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06DEALER")
+        stranger.settimeout(0.05)
+        for _ in range(500):
+            with suppress(OSError):
+                stranger.sendall(part)
+            if ended():
+                break
+    ended()
+    counters = server.counters()
+    assert (counters["disconnects"], counters["oversized_frames"]) == (1, 1)
 
 
 @pytest.mark.parametrize("port", [0, 1], ids=["peer port", "client port"])
