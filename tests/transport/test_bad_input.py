@@ -124,6 +124,7 @@ def test_parts_without_end_end_their_connection(tcp_wire: Any, shapes: Any, port
     part = b"\x03" + (50_000).to_bytes(8, "big") + bytes(50_000)
     with call(tcp_wire.addresses[1][port]) as stranger:
         stranger.sendall(b"\xff" + bytes(8) + b"\x7f\x03\0NULL" + bytes(16 + 1 + 31))
+        assert stranger.recv(64, socket.MSG_WAITALL)
         stranger.sendall(b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06DEALER")
         stranger.settimeout(0.05)
         for _ in range(500):
