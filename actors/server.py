@@ -2,7 +2,7 @@
 
 The protocol on one page, in the order in which a command travels: a burst comes in; the acceptor;
 getting to lead; leading; reads; clients; the end of an epoch; learning and executing; catching up;
-room on the disk; opening; timers. docs/ARCHITECTURE.md has the picture, the rules that are cited
+opening; timers. docs/ARCHITECTURE.md has the picture, the rules that are cited
 here by number, and what must hold throughout: it is asserted with `invariant` here, in the log and
 in the storage. What a server knows is plain data (actors/records/), and what decides nothing on
 ballots and slots goes on beside it (actors/parts/).
@@ -262,9 +262,7 @@ class PaxosServer(BurstActor):
     def _send_early(self) -> None:
         """P2As rely on the ballot alone, and that was synced before phase 1 began (rule 10)."""
         reign = self._reign
-        if reign is None:
-            invariant(False, "P2As of a server that does not lead")
-            return
+        assert reign is not None  # who does not lead proposes nothing
         early, self._outbox.early = self._outbox.early, []
         durable = self._storage.durable.promised
         for p2a in early:
@@ -311,7 +309,7 @@ class PaxosServer(BurstActor):
         reign = self._reign
         if reign is not None:
             if reign.told_commit != self.log.chosen_to:
-                self._tell_of_commits(reign)
+                self.watches.tell_of_commits(reign)
             if self.latencies.flying:
                 self.latencies.chosen(self.log.chosen_to, self._clock)
             if self._outbox.to_all:
@@ -337,7 +335,7 @@ class PaxosServer(BurstActor):
                 self.log.chosen_to > self.application.executed or self._outbox.to_client
             )
         if tidy:
-            self._look_for_room()
+            self.snapshotting.look_for_room()
         took = self._clock.monotonic() - self._now
         if took > self.settings.heartbeat_interval:  # what was sent meanwhile is still to be read
             self._following.was_busy(took)
@@ -1124,16 +1122,6 @@ class PaxosServer(BurstActor):
 
     # --- for reads that wait (parts/watches.py) --------------------------------------------------
 
-    def _tell_of_commits(self, reign: Reign) -> None:
-        """Followers that hold watches hear at once what is chosen, unless a P2A tells them."""
-        commit = reign.told_commit = self.log.chosen_to
-        watchers = [s for s, follower in reign.followers.items() if follower.watches]
-        if watchers:
-            if not set(watchers).isdisjoint(reign.thrift.spare):
-                self._send_put_off(reign)  # who has not got the slot would ask for it
-            for server in watchers:
-                self._outbox.send(server, CommitNote(self.promised, commit))
-
     def on_commit_note(self, note: CommitNote, sender: ServerId) -> None:
         """Take in what is chosen, as from a heartbeat (rule 4); it is no heartbeat else."""
         if note.ballot == self.promised and note.ballot.leader == sender:
@@ -1211,9 +1199,7 @@ class PaxosServer(BurstActor):
     def _propose_config(self, reign: Reign) -> None:
         """All that was proposed is chosen: propose the change, and nothing above it (M5, M6)."""
         changing, reign.changing = reign.changing, None
-        if changing is None:
-            invariant(False, "nothing to change")
-            return
+        assert changing is not None  # else nothing would hold back
         slot = reign.next_slot
         invariant(slot == self.log.chosen_to + 1, "a CONFIG in slot %d above a hole", slot)
         after = self.configuration.followed_by(changing.members, slot, changing.request)
@@ -1494,11 +1480,12 @@ class PaxosServer(BurstActor):
         late = self.catching_up
         late.incoming = None
         late.patience = 0
-        if not self._storage.adopt_snapshot(info):
+        image = self._storage.adopt_snapshot(info)
+        if image is None:
             logger.warning("a snapshot at slot {} arrived damaged and is fetched again", info.slot)
             return
         # Before it counts: whoever cannot restore it would find nothing else at a restart.
-        self.application.restore(self._storage.adopted_image(info))
+        self.application.restore(image)
         self.log_time.snapshot_came()
         self.log.restart_at(info.slot)
         if self.application.configuration:
@@ -1515,23 +1502,6 @@ class PaxosServer(BurstActor):
         self._look_for_seal()
         self._execute()
         late.ask_at = self._now
-
-    # === room on the disk (docs/full-disks.md) ====================================================
-
-    def _look_for_room(self) -> None:
-        """Where the log has no room a snapshot lets some go; else others had better lead.
-
-        Meanwhile clients are held back, and others' values are not accepted (docs/full-disks.md).
-        """
-        room, reign = self._storage.room, self._reign
-        if reign is not None and reign.pending.entries and not reign.pending.fits(room):
-            self.reception.put_off_waiting(reign)
-            self._left_over = True
-        if self.snapshots.executed_bytes >= room and self.snapshotting.can_make_room():
-            self.snapshotting.take()
-        if room <= 0 and reign is not None and not self._storage.taking_snapshot:
-            self.hand_over()
-            self._left_over = True
 
     # === opening: disk, cluster, members (rule 11, docs/making-a-cluster.md) ======================
 

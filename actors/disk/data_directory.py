@@ -320,18 +320,19 @@ class DataDirectory:
         os.fdatasync(self._witness)
 
     def note_stop(self, slot: int, reason: str) -> None:
-        """Name the slot that stopped this server; that the disk takes no note is not fatal too."""
-        try:
-            replace_file(self.path / STOPPED_NAME, f"slot {slot}\n{reason}\n".encode())
-        except OSError as error:
-            logger.error("{}: {}", self.path / STOPPED_NAME, in_words(error))
+        """Name the slot that stopped this server."""
+        self._note(STOPPED_NAME, f"slot {slot}\n{reason}\n")
 
     def condemn(self, reason: str) -> None:
         """Refuse this directory from now on, with this sentence."""
+        self._note(CONDEMNED_NAME, f"{reason}\n")
+
+    def _note(self, name: str, text: str) -> None:
+        """Beside the database; that the disk takes no note is not fatal too."""
         try:
-            replace_file(self.path / CONDEMNED_NAME, f"{reason}\n".encode())
+            replace_file(self.path / name, text.encode())
         except OSError as error:
-            logger.error("{}: {}", self.path / CONDEMNED_NAME, in_words(error))
+            logger.error("{}: {}", self.path / name, in_words(error))
 
     def _refuse_if_condemned(self) -> None:
         path = self.path / CONDEMNED_NAME

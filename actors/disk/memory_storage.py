@@ -157,9 +157,6 @@ class MemoryStorage(Storage):
             return b""
         return held[1][offset : offset + size]
 
-    def adopted_image(self, info: SnapshotInfo) -> bytes:
-        return self._images[info.slot][1]
-
     def note_stop(self, slot: int, reason: str) -> None:
         self.stop_note = (slot, reason)
 
@@ -176,10 +173,10 @@ class MemoryStorage(Storage):
             self._received += data
         return len(self._received)
 
-    def _finish_received(self, info: SnapshotInfo) -> bool:
+    def _finish_received(self, info: SnapshotInfo) -> bytes | None:
         image = bytes(self._received) if info == self._incoming else b""
         self._incoming, self._received = None, bytearray()
         if len(image) != info.size or zlib.crc32(image) != info.checksum:
-            return False
+            return None
         self._images[info.slot] = (info, image)
-        return True
+        return image

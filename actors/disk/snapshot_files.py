@@ -286,10 +286,6 @@ class SnapshotFiles:
             raise CorruptStorage(f"{self.path(slot)} is shorter than it was: check the disk")
         return data
 
-    def image(self, info: SnapshotInfo) -> bytes:
-        """All of a snapshot whose file has its name, though nobody counts on it yet."""
-        return self._read_image(self._kept[info.slot][0], info.size)
-
     def _read_image(self, descriptor: int, size: int, offset: int = 0) -> bytes:
         """`size` bytes of an image from `offset` on, fewer if the file ends before."""
         pieces = []
@@ -502,10 +498,10 @@ class SnapshotFiles:
         self._incoming = None
         self._received = self._received_checksum = 0
 
-    def finish(self, info: SnapshotInfo) -> bool:
-        """Give a received image its name, durably; False, and gone, if it cannot be had so."""
+    def finish(self, info: SnapshotInfo) -> bytes | None:
+        """Give a received image its name, durably; None, and gone, if it cannot be had so."""
         if info != self._incoming:
-            return False
+            return None
         whole = (self._received, self._received_checksum) == (info.size, info.checksum)
         path = self._incoming_path(info.slot)
         try:
@@ -520,10 +516,10 @@ class SnapshotFiles:
         except OSError as error:
             self.path(info.slot).unlink(missing_ok=True)  # it counts only once that is committed
             self._failed(info.slot, _describe(error), received=True)
-            return False
+            return None
         finally:
             self._stop_receiving()
-        return whole
+        return self._read_image(self._kept[info.slot][0], info.size) if whole else None
 
     def _abandon(self) -> None:
         """End a child under way, and what it has written."""

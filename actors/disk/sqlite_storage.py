@@ -87,6 +87,8 @@ CHECK_FILES_EVERY = 10
 """An open server looks at every so many tidyings, about once a second, for its own files."""
 
 
+_COUNTED = ("_row_count", "_rows_checksum", "_log_pages", "_discarding", "_logged_bytes")
+"""What writing a transaction changes before it is known to succeed."""
 _CANNOT_WRITE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 """SQLite's words for whatever the system said, but for a full disk."""
 
@@ -300,10 +302,7 @@ class SqliteStorage(Storage):
 
         It is tried once more if snapshots can make room for it.
         """
-        before = (
-            self._row_count, self._rows_checksum, self._log_pages, self._discarding,
-            self._logged_bytes,
-        )  # fmt: skip
+        before = {name: vars(self)[name] for name in _COUNTED}
         cursor = self._cursor
         assert cursor is not None
         count = self.count + 1
@@ -325,10 +324,7 @@ class SqliteStorage(Storage):
             # Rolled back as a whole, and nothing of it was synced.
             if again or not isinstance(failure, DiskFullError) or not self._files.make_room():
                 raise failure from error
-            (
-                self._row_count, self._rows_checksum, self._log_pages, self._discarding,
-                self._logged_bytes,
-            ) = before  # fmt: skip
+            vars(self).update(before)
             logger.warning(
                 "server {}: the disk is full; gave up what a snapshot under way or an old one "
                 "took, for the log comes first: free some space",
@@ -351,14 +347,10 @@ class SqliteStorage(Storage):
         self._log_pages = 0
 
     def _write_rows(self, cursor: sqlite3.Cursor) -> None:
-        if self._sealed is not None:
-            self._delete_above(self._sealed, cursor)
+        if self._sealed is not None:  # what an epoch has left above its seal
+            self._delete(">", self._sealed, cursor)
         for slot in self._replaced:
-            ((checksum, length),) = self._query(
-                "SELECT checksum, length(value) FROM accepted WHERE slot=?", slot
-            )
-            self._rows_checksum -= checksum
-            self._logged_bytes -= length
+            self._delete("=", slot, cursor)
         rows = []
         total = size = 0
         for slot, (ballot, value, inner) in self._rows.items():
@@ -369,16 +361,16 @@ class SqliteStorage(Storage):
         cursor.executemany(PUT_ACCEPTED, rows)
         self._logged_bytes += size
         self._log_pages += size // PAGE_BYTES
-        self._row_count += len(rows) - len(self._replaced)
+        self._row_count += len(rows)
         self._rows_checksum += total
 
-    def _delete_above(self, slot: int, cursor: sqlite3.Cursor) -> None:
-        """Delete what an epoch has left above its seal."""
+    def _delete(self, compared: str, slot: int, cursor: sqlite3.Cursor) -> None:
+        """Delete the rows whose slots compare so with this one."""
         ((count, total, size),) = self._query(
             "SELECT count(*), coalesce(sum(checksum), 0), coalesce(sum(length(value)), 0) "
-            "FROM accepted WHERE slot>?", slot,
+            f"FROM accepted WHERE slot{compared}?", slot,
         )  # fmt: skip
-        cursor.execute("DELETE FROM accepted WHERE slot>?", (slot,))
+        cursor.execute(f"DELETE FROM accepted WHERE slot{compared}?", (slot,))
         self._row_count -= count
         self._rows_checksum -= total
         self._logged_bytes -= size
@@ -567,18 +559,15 @@ class SqliteStorage(Storage):
         with self._in_our_words():
             return self._files.read(slot, offset, size)
 
-    def adopted_image(self, info: SnapshotInfo) -> bytes:
-        with self._in_our_words():
-            return self._files.image(info)
-
     def receive_snapshot(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
         self._begin()
         if not data:  # it begins
             self._free(info.size)
         return self._files.receive(info, offset, data)
 
-    def _finish_received(self, info: SnapshotInfo) -> bool:
-        return self._files.finish(info)
+    def _finish_received(self, info: SnapshotInfo) -> bytes | None:
+        with self._in_our_words():
+            return self._files.finish(info)
 
     # --- what stopped its server -----------------------------------------------------------------
 

@@ -382,29 +382,26 @@ class Storage(ABC):
         what is held is ignored.
         """
 
-    def adopt_snapshot(self, info: SnapshotInfo) -> bool:
+    def adopt_snapshot(self, info: SnapshotInfo) -> bytes | None:
         """Make the fully received snapshot this server's durable one (synced, with `commit`).
 
-        False, and all of it thrown away, if its checksum is wrong.
+        Its image; or None, and all of it thrown away, if its checksum is wrong.
         """
         newest = self._marks.snapshot
         invariant(newest is None or info.slot > newest.slot, "adopting %s over %s", info, newest)
-        if not self._finish_received(info):
-            return False
+        image = self._finish_received(info)
+        if image is None:
+            return None
         marks = self._marks
         marks.snapshot = info
         marks.discarded = max(marks.discarded, info.slot)
         marks.chosen_to = max(marks.chosen_to, info.slot)
         self.dirty = True
-        return True
+        return image
 
     @abstractmethod
-    def _finish_received(self, info: SnapshotInfo) -> bool:
-        """Make the received image a durable one; False, and gone, if its checksum is wrong."""
-
-    @abstractmethod
-    def adopted_image(self, info: SnapshotInfo) -> bytes:
-        """All of the snapshot that `adopt_snapshot` has just taken, though it is not committed."""
+    def _finish_received(self, info: SnapshotInfo) -> bytes | None:
+        """Make the received image a durable one; None, and gone, if its checksum is wrong."""
 
     # --- what stopped this server ----------------------------------------------------------------
 

@@ -116,6 +116,21 @@ class Snapshotting(Part):
         saved = 0 if storage.durable.snapshot is None else storage.durable.snapshot.slot
         return storage.taking_snapshot or self._application.executed > saved
 
+    def look_for_room(self) -> None:
+        """Where the log has no room a snapshot lets some go; else others had better lead.
+
+        Meanwhile clients are held back, and others' values are not accepted.
+        """
+        host, room, reign = self._host, self._host._storage.room, self._host._reign
+        if reign is not None and reign.pending.entries and not reign.pending.fits(room):
+            host.reception.put_off_waiting(reign)
+            host._left_over = True
+        if host.snapshots.executed_bytes >= room and self.can_make_room():
+            self.take()
+        if room <= 0 and reign is not None and not host._storage.taking_snapshot:
+            host.hand_over()
+            host._left_over = True
+
     # --- for another server ----------------------------------------------------------------------
 
     def offer(self, server: ServerId) -> None:

@@ -9,8 +9,17 @@ from paxon.actors.environment import ClientToken
 from paxon.actors.execution.sessions import Reply
 from paxon.actors.limits.allowances import FRAME_BYTES, MESSAGE_BYTES
 from paxon.actors.limits.bounds import NUMBER_LIMIT
-from paxon.actors.messages import QueryReply, ReplyStatus, Unwatch, Watch, WatchCheck, WatchesHeld
+from paxon.actors.messages import (
+    CommitNote,
+    QueryReply,
+    ReplyStatus,
+    Unwatch,
+    Watch,
+    WatchCheck,
+    WatchesHeld,
+)
 from paxon.actors.parts.host import Host, Part
+from paxon.actors.records.reign import Reign
 from paxon.actors.records.watching import AT_ONCE, FAR_BEHIND, NEAR, SHORT, Watching
 
 __all__ = ["Watches"]
@@ -134,6 +143,16 @@ class Watches(Part):
                 waiting[client] += outbox.to_client.pop(client)
         outbox.send_replies()
         outbox.to_client = waiting
+
+    def tell_of_commits(self, reign: Reign) -> None:
+        """Followers that hold watches hear at once what is chosen, unless a P2A tells them."""
+        host, commit = self._host, self._host.log.chosen_to
+        reign.told_commit = commit
+        watchers = [s for s, follower in reign.followers.items() if follower.watches]
+        if not set(watchers).isdisjoint(reign.thrift.spare):
+            host._send_put_off(reign)  # who has not got the slot would ask for it
+        for server in watchers:
+            self._outbox.send(server, CommitNote(host.promised, commit))
 
     def held_of_late(self) -> bool:
         """Whether the leader is to tell of each commit at once."""

@@ -116,7 +116,7 @@ def a_received_snapshot_is_not_synced() -> None:
 def a_received_snapshots_name_is_not_synced() -> None:
     original = SnapshotFiles.finish
 
-    def finish(self: SnapshotFiles, info: Any) -> bool:
+    def finish(self: SnapshotFiles, info: Any) -> bytes | None:
         vars(snapshot_files)["sync_directory"] = lambda _path: None
         try:
             return original(self, info)

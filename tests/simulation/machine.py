@@ -334,14 +334,11 @@ class SimulatedDisk:
     def receive_snapshot(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
         return self._inner.receive_snapshot(info, offset, data)
 
-    def adopt_snapshot(self, info: SnapshotInfo) -> bool:
-        good = self._inner.adopt_snapshot(info)
-        if good:
+    def adopt_snapshot(self, info: SnapshotInfo) -> bytes | None:
+        image = self._inner.adopt_snapshot(info)
+        if image is not None:
             self._lazy.append((self._watch.on_snapshot_durable, info.slot))
-        return good
-
-    def adopted_image(self, info: SnapshotInfo) -> bytes:
-        return self._inner.adopted_image(info)
+        return image
 
     def note_stop(self, slot: int, reason: str) -> None:
         self._inner.note_stop(slot, reason)

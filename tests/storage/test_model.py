@@ -148,7 +148,7 @@ class StorageMachine(RuleBasedStateMachine):
         info = info_of(slot, image + b"!" if spoilt else image)
         held = self.storage.receive_snapshot(info, 0, image[:cut])
         self.storage.receive_snapshot(info, held, image[held:])
-        assert self.storage.adopt_snapshot(info) is not spoilt
+        assert (self.storage.adopt_snapshot(info) is None) == spoilt
         if not spoilt:
             pending = self.pending
             pending.image = (slot, image)
