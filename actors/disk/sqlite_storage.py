@@ -347,10 +347,11 @@ class SqliteStorage(Storage):
         self._log_pages = 0
 
     def _write_rows(self, cursor: sqlite3.Cursor) -> None:
-        if self._sealed is not None:  # what an epoch has left above its seal
-            self._delete(">", self._sealed, cursor)
+        if self._sealed is not None:  # what an epoch has left above its seal goes
+            self._uncount(">", self._sealed)
+            cursor.execute("DELETE FROM accepted WHERE slot>?", (self._sealed,))
         for slot in self._replaced:
-            self._delete("=", slot, cursor)
+            self._uncount("=", slot)
         rows = []
         total = size = 0
         for slot, (ballot, value, inner) in self._rows.items():
@@ -364,13 +365,12 @@ class SqliteStorage(Storage):
         self._row_count += len(rows)
         self._rows_checksum += total
 
-    def _delete(self, compared: str, slot: int, cursor: sqlite3.Cursor) -> None:
-        """Delete the rows whose slots compare so with this one."""
+    def _uncount(self, compared: str, slot: int) -> None:
+        """The rows whose slots compare so with this one are to go, or be written anew."""
         ((count, total, size),) = self._query(
             "SELECT count(*), coalesce(sum(checksum), 0), coalesce(sum(length(value)), 0) "
             f"FROM accepted WHERE slot{compared}?", slot,
         )  # fmt: skip
-        cursor.execute(f"DELETE FROM accepted WHERE slot{compared}?", (slot,))
         self._row_count -= count
         self._rows_checksum -= total
         self._logged_bytes -= size
