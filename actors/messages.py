@@ -25,7 +25,7 @@ __all__ = [
     "P1A", "P1B", "P2A", "P2B", "Heartbeat", "HeartbeatReply", "PreVote", "PreVoteReply",
     "CatchUpRequest", "CatchUp", "SnapshotOffer", "SnapshotRequest", "SnapshotChunk",
     "DigestRequest", "DigestReply", "Introduction", "Made", "CountQuestion", "CountAnswer",
-    "Place", "Whereabouts", "CommitNote", "Sealed", "Handover", "Rehearsal", "Rehearsed",
+    "Place", "CommitNote", "Sealed", "Handover", "Rehearsal", "Rehearsed",
     "PeerMessage", "MOST_UNWATCHED", "OpenSession", "Command", "Query", "StatusRequest",
     "SlotRequest", "ChangeSettings", "Renew", "Stranger", "Watch", "Unwatch", "WatchCheck",
     "TransferLeader", "ChangeMembers", "AskMembers", "ClientMessage", "ReplyStatus", "ReadMode",
@@ -34,7 +34,7 @@ __all__ = [
     "overloaded", "retry_after", "watch_digest",
 ]  # fmt: skip
 
-PROTOCOL_VERSION = 10
+PROTOCOL_VERSION = 11
 """Goes into every frame's header; a server refuses frames of any other version."""
 
 
@@ -232,10 +232,21 @@ class DigestReply(Wire, frozen=True, tag=15):
     voting: bool
 
 
-class Introduction(Wire, frozen=True, tag=16):
-    """Server → others: who I am, and what I hold of the making of our cluster.
+class Place(Wire, frozen=True):
+    """Where a directory's server is reached, a hint; `moves` counts from 1 how often it moved."""
 
-    Sent until that is in force, and in answer. It alone passes between clusters, or where none is.
+    server: ServerId
+    incarnation: int
+    moves: int
+    peer: str
+    client: str
+
+
+class Introduction(Wire, frozen=True, tag=16):
+    """Server → others: who and where I am, and what I hold of the making of our cluster.
+
+    Sent until that is in force, then until each member knows where the sender is, and in answer. It
+    alone passes between clusters, or where none is.
     """
 
     incarnation: int
@@ -252,16 +263,18 @@ class Introduction(Wire, frozen=True, tag=16):
     """What the sender has stored, durably; None: its directory is fresh."""
     in_force: bool = False
     """The sender knows that every member has stored `made`."""
-    address: str = ""
-    """Where servers reach the sender, by its own file …"""
-    client: str = ""
-    """… and clients."""
+    places: tuple[Place, ...] = ()
+    """Where the sender is, by its own file, and the other members, as far as it knows."""
     joins: bool = False
     """The sender is to become a member of a cluster that is in force …"""
     rejoins: bool = False
     """… in the place of a directory of the same server that was lost."""
     chosen_to: int = 0
     """How far the sender knows the log as chosen."""
+
+    def place_of(self, sender: ServerId) -> Place | None:
+        """Where the sender itself is."""
+        return next((place for place in self.places if place.server == sender), None)
 
 
 class CountQuestion(Wire, frozen=True, tag=17):
@@ -288,24 +301,6 @@ class CountAnswer(Wire, frozen=True, tag=18):
     """The CONFIG of the sender's epoch; b"": it is in the first one."""
     sender: int = 0
     """The sender's own directory."""
-
-
-class Place(Wire, frozen=True):
-    """Where a directory's server is reached, a hint; `moves` counts from 1 how often it moved."""
-
-    server: ServerId
-    incarnation: int
-    moves: int
-    peer: str
-    client: str
-
-
-class Whereabouts(Wire, frozen=True, tag=19):
-    """Server → other member: where I am, and the others; in an answer `to` is whom it answers."""
-
-    asks: bool
-    to: int
-    places: tuple[Place, ...]
 
 
 class CommitNote(Wire, frozen=True, tag=20):
@@ -342,7 +337,7 @@ class Handover(Wire, frozen=True, tag=22):
 PeerMessage: TypeAlias = (
     P1A | P1B | P2A | P2B | Heartbeat | HeartbeatReply | PreVote | PreVoteReply | CatchUpRequest
     | CatchUp | SnapshotOffer | SnapshotRequest | SnapshotChunk | DigestRequest | DigestReply
-    | Introduction | CountQuestion | CountAnswer | Whereabouts | CommitNote | Sealed | Handover
+    | Introduction | CountQuestion | CountAnswer | CommitNote | Sealed | Handover
     | Rehearsal | Rehearsed
 )  # fmt: skip
 

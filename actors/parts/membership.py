@@ -39,6 +39,7 @@ from paxon.actors.messages import (
     Introduction,
     Made,
     PeerMessage,
+    Place,
     PreVote,
     QueryReply,
     ReplyStatus,
@@ -46,7 +47,6 @@ from paxon.actors.messages import (
     SnapshotChunk,
     SnapshotOffer,
     SnapshotRequest,
-    Whereabouts,
 )
 from paxon.actors.parts.host import Host, Part
 from paxon.actors.parts.status import members_now
@@ -74,7 +74,7 @@ DOUBT_INTERVAL = 1.0
 """Seconds between two questions of a server that was told of another directory than its own."""
 FROM_ANYBODY = frozenset((
     CatchUp, CatchUpRequest, SnapshotOffer, SnapshotRequest, SnapshotChunk, Sealed, Introduction,
-    CountQuestion, CountAnswer, Whereabouts, DigestRequest, Rehearsal, Rehearsed,
+    CountQuestion, CountAnswer, DigestRequest, Rehearsal, Rehearsed,
 ))  # fmt: skip
 """Messages that are let through from any server of the cluster, whatever its directory and epoch:
 what is chosen, and questions (docs/membership.md, M13)."""
@@ -171,15 +171,12 @@ class Membership(Part):
         unconfirmed = self.making.in_force
         for server in burst.lost:
             self.making.forget(server)
-        for sender, incarnation, received in burst.peers:
-            known = self.disks.incarnations.get(sender) == incarnation
+        for sender, _, received in burst.peers:
             for message in received:
                 if type(message) is Introduction:
                     self.on_introduction(message, sender)
                 elif not unconfirmed:
                     continue
-                elif type(message) is Whereabouts and known:
-                    self.on_whereabouts(message, sender)
                 elif type(message) is CountQuestion:
                     self.on_count_question(message, sender)
                 elif type(message) is CountAnswer:
@@ -219,8 +216,12 @@ class Membership(Part):
         if said.made is not None and not said.made.plausible:
             self._oddities.malformed(said, sender)
             return
-        if self.making.may_be_of(said) and self.places.hear_unknown(sender, said.address):
-            self._dial(sender)
+        if not plausible(said.places):
+            self._oddities.malformed(said, sender)
+            said = structs.replace(said, places=())  # they are but hints
+        place = said.place_of(sender)
+        if place is not None and self.making.may_be_of(said):
+            self._hear_places(said, place)
         if self.making.in_force:
             self._hear_of_joining(said, sender)
         elif sender != self._settings.server:
@@ -229,9 +230,7 @@ class Membership(Part):
                 self._store_made(found, in_force=self.making.joins)
             self._make_on()
         if said.asks:
-            held = self._host.log.chosen_to
-            answer = self.making.introduction(to=said.incarnation, chosen_to=held)
-            self._outbox.send(sender, answer)
+            self.introduce(sender, to=said.incarnation)
 
     def _make_on(self) -> None:
         """Make the cluster if that is up to this server, and note when it has come into force."""
@@ -261,7 +260,7 @@ class Membership(Part):
         self.making.in_force = True
         self._host.come_into_force(made)
         self._outbox.network.identify(made.identity, in_force=True)
-        self.introduce(asks=False)  # so that the others need not ask again
+        self.introduce()  # so that the others need not ask again
         self._dial_all()
         self._save_places()
         logger.info(
@@ -269,13 +268,19 @@ class Membership(Part):
             self._settings.server, made.name, made.identity, in_list(made.servers),
         )  # fmt: skip
 
-    def introduce(self, *, asks: bool) -> None:
-        """Say who this is, and what it holds, to all that have a part in the cluster, or should."""
-        making = self.making
-        making.ask_at = self._outbox.now + self._settings.heartbeat_interval
-        said = making.introduction(asks=asks, chosen_to=self._host.log.chosen_to)
-        members = self.disks.incarnations or (() if making.made is None else making.made.servers)
-        for server in sorted({*making.listed, *members} - {making.server}):
+    def introduce(self, *servers: ServerId, asks: bool = False, to: int = 0) -> None:
+        """Say who and where this is, and what it holds.
+
+        To these servers, or to all that have a part in the cluster, or should.
+        """
+        making, held = self.making, self._host.log.chosen_to
+        said = making.introduction(to=to, asks=asks, places=self.places.known, chosen_to=held)
+        if not servers:
+            making.ask_at = self._outbox.now + self._settings.heartbeat_interval
+            made = () if making.made is None else making.made.servers
+            part = {*making.listed, *(self.disks.incarnations or made)}
+            servers = tuple(sorted(part - {making.server}))
+        for server in servers:
             self._outbox.send(server, said)
 
     # --- joining a cluster that is in force (docs/membership.md) ---------------------------------
@@ -284,9 +289,9 @@ class Membership(Part):
         mine, theirs = self.making.made, said.made
         known = mine is not None and theirs is not None and theirs.identity == mine.identity
         if said.joins and known:  # (until its directory knows the cluster, it could not come back)
-            told = (said.address, said.client)
-            peer, client = (text if can_be_dialled(text) else "" for text in told)
-            member = Member(sender, said.incarnation, False, peer, client)
+            place = said.place_of(sender)
+            told = ("", "") if place is None else (place.peer, place.client)
+            member = Member(sender, said.incarnation, False, *told)
             self.joining[sender] = member, said.chosen_to, self._outbox.now
             if said.rejoins and member in self.wait_to_join():
                 self._hear_of_rejoining(member, said.chosen_to)
@@ -491,25 +496,20 @@ class Membership(Part):
 
     # --- where they are: addresses are hints -----------------------------------------------------
 
-    def on_whereabouts(self, said: Whereabouts, sender: ServerId) -> None:
+    def _hear_places(self, said: Introduction, sender: Place) -> None:
         """Remember where servers are, and dial them there if this server's own file is wrong."""
-        if not plausible(said):
-            self._oddities.malformed(said, sender)
-            return
         places = self.places
-        asker = next((place for place in said.places if place.server == sender), None)
-        if asker is not None and self.disks.incarnations.get(sender) == asker.incarnation:
-            changed = places.hear(said, sender, self._outbox.now)
-            for server in changed:
-                self._dial(server)
-            if changed:
-                self._save_places()
-            if self._settings.server in changed:
-                places.tell_all(self._outbox.now)
-        elif asker is not None and places.hear_unknown(sender, asker.peer):
-            self._dial(sender)
-        if said.asks and asker is not None and places.active:
-            self._outbox.send(sender, places.telling(asks=False, to=asker.incarnation))
+        if self.disks.incarnations.get(sender.server) != said.incarnation:
+            if places.hear_unknown(sender.server, sender.peer):
+                self._dial(sender.server)
+            return
+        changed = places.hear(said, sender.server, self._outbox.now)
+        for server in changed:
+            self._dial(server)
+        if changed:
+            self._save_places()
+        if self._settings.server in changed:
+            places.tell_all(self._outbox.now)
 
     def tell_clients(self, burst: ServerBurst) -> None:
         """Servers have moved of late: whoever sends something is told so, once."""
@@ -517,18 +517,13 @@ class Membership(Part):
         for client in self.places.news_for(clients, self._outbox.now):
             self._outbox.reply(client, Addresses(self.places.client_addresses()))
 
-    def _tell_where(self, servers: Sequence[ServerId]) -> None:
-        if servers and self.places.active:
-            said = self.places.telling(asks=True)
-            for server in servers:
-                self._outbox.send(server, said)
-
     def on_places_timer(self) -> None:
         """Tell again whoever has not answered, and try elsewhere whoever never does."""
         asked, silent = self.places.ask_again(self._outbox.now)
         for server in silent:
             self._outbox.network.elsewhere(server)
-        self._tell_where(asked)
+        if asked:
+            self.introduce(*asked, asks=True)
 
     def located(self) -> Configuration:
         """The configuration, with known addresses added where it does not tell them itself."""
@@ -600,8 +595,8 @@ class Membership(Part):
         unanswered = confirmation.unanswered()
         for server in unanswered:
             self._outbox.send(server, question)
-        if starting:  # it may have moved: the answers have to find it
-            self._tell_where(unanswered)
+        if starting and unanswered and self.places.active:
+            self.introduce(*unanswered, asks=True)  # it may have moved: the answers have to find it
 
     def on_count_question(self, question: CountQuestion, sender: ServerId) -> None:
         """Say what is known here of a server's directory."""

@@ -10,7 +10,7 @@ from paxon.actors.ballot import ServerId, in_list
 from paxon.actors.disk.storage import StorageError
 from paxon.actors.invariants import invariant
 from paxon.actors.members import Member
-from paxon.actors.messages import Introduction, Made
+from paxon.actors.messages import Introduction, Made, Place
 from paxon.actors.settings import Settings
 from paxon.transport import cluster_name
 
@@ -74,11 +74,13 @@ class Making:
         self.in_force = in_force
         self.joins = self._join and made is None
 
-    def introduction(self, *, to: int = 0, asks: bool = False, chosen_to: int = 0) -> Introduction:
+    def introduction(
+        self, *, to: int = 0, asks: bool = False, places: tuple[Place, ...] = (), chosen_to: int = 0
+    ) -> Introduction:
         """The introduction for another server."""
         return Introduction(
-            self.incarnation, to, asks, self.name, self.listed, self.made, self.in_force,
-            self.address, self.client, self.joins, self.joins and self.rejoins, chosen_to,
+            self.incarnation, to, asks, self.name, self.listed, self.made, self.in_force, places,
+            self.joins, self.joins and self.rejoins, chosen_to,
         )  # fmt: skip
 
     def own_wish(self) -> tuple[Member, ...]:

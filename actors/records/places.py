@@ -7,14 +7,14 @@ it on, and a wrong one costs a connection attempt.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from msgspec import structs
 
 from paxon.actors.ballot import MOST_SERVERS, ServerId
 from paxon.actors.environment import NEVER, ClientToken
 from paxon.actors.members import Member, MemberChange
-from paxon.actors.messages import NotLeader, Place, Whereabouts
+from paxon.actors.messages import Introduction, NotLeader, Place
 from paxon.actors.settings import Settings
 from paxon.transport import is_dialable
 
@@ -100,9 +100,6 @@ class Places:
 
     # --- telling ---------------------------------------------------------------------------------
 
-    def telling(self, *, asks: bool, to: int = 0) -> Whereabouts:
-        return Whereabouts(asks, to, self.known)
-
     def ask_again(self, now: float) -> tuple[list[ServerId], list[ServerId]]:
         """The servers to tell (again), and those that do not answer where they are dialled."""
         asked = list(self._asked)
@@ -130,7 +127,7 @@ class Places:
 
     # --- hearing ---------------------------------------------------------------------------------
 
-    def hear(self, said: Whereabouts, sender: ServerId, now: float) -> list[ServerId]:
+    def hear(self, said: Introduction, sender: ServerId, now: float) -> list[ServerId]:
         """Take in what a member says; returns whose addresses have changed, perhaps our own.
 
         A server's own word goes before what others remember of it, and of those the newest counts.
@@ -230,13 +227,13 @@ class Places:
         return {server: address for server, address in found.items() if address}
 
 
-def plausible(said: Whereabouts) -> bool:
+def plausible(places: Sequence[Place]) -> bool:
     """Whether addresses and numbers can be those of servers: a frame may be damaged."""
-    return len(said.places) <= MOST_SERVERS and all(
+    return len(places) <= MOST_SERVERS and all(
         1 <= place.server <= MOST_SERVERS
         and 0 < place.moves < MAX_MOVES
         and all(len(text.encode()) <= MAX_ADDRESS_BYTES for text in (place.peer, place.client))
         and is_dialable(place.peer)
         and (not place.client or is_dialable(place.client))
-        for place in said.places
+        for place in places
     )

@@ -26,13 +26,12 @@ from paxon.actors.messages import (
     Unwatch,
     Watch,
     WatchCheck,
-    Whereabouts,
 )
 from paxon.actors.parts.host import Part
 from tests.harness import Cluster
 
 BESIDE = {
-    Introduction, CountQuestion, CountAnswer, Whereabouts, DigestRequest, DigestReply, Watch,
+    Introduction, CountQuestion, CountAnswer, DigestRequest, DigestReply, Watch,
     Unwatch, WatchCheck, Rehearsal, Rehearsed, SnapshotOffer, SnapshotRequest, SnapshotChunk,
     StatusRequest, SlotRequest, Stranger, ChangeMembers, AskMembers, OpenSession, ChangeSettings,
     Renew,

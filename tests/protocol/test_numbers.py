@@ -57,7 +57,6 @@ from paxon.actors.messages import (
     TransferLeader,
     Unwatch,
     Watch,
-    Whereabouts,
 )
 from paxon.transport import Burst
 from tests.harness import Cluster, value_of
@@ -375,13 +374,11 @@ class _Fuzz:
             Introduction: lambda: Introduction(
                 n(1), n(1), flag, "test", (1, n(2)),
                 Made(n(1), "test", ((1, n(1)), (n(2), n(2))), b"nonsense"), flag,
-                joins=flag, rejoins=flag, chosen_to=n(near),
+                (Place(n(sender), n(5), n(2), "tcp://h:1", "tcp://h:*"),), joins=flag,
+                rejoins=flag, chosen_to=n(near),
             ),
             CountQuestion: lambda: CountQuestion(n(5), n(5), n(5), self.random.choice((0, n(5)))),
             CountAnswer: lambda: CountAnswer(n(5), n(5), n(5)),
-            Whereabouts: lambda: Whereabouts(
-                flag, n(5), (Place(n(sender), n(5), n(2), "tcp://h:1", "tcp://h:*"),)
-            ),
             CommitNote: lambda: CommitNote(ballot, n(near)),
             Sealed: lambda: Sealed(n(1), n(near), flag),
             Handover: lambda: Handover(ballot),
@@ -419,9 +416,9 @@ def test_whatever_a_server_sends_that_nobody_knows(kind: type) -> None:
         for _ in range(20):
             sender, target = fuzz.random.sample(cluster.ids, 2)
             message = fuzz.message(sender, target, kind)
-            if isinstance(message, Whereabouts):
+            if isinstance(message, Introduction):
                 place = Place(stranger, 5, 1, "tcp://h:1", "tcp://h:2")
-                message = Whereabouts(message.asks, message.to, (place,))
+                message = msgspec.structs.replace(message, places=(place,))
             before = cluster.servers[target].promised.round
             cluster.step(target, Burst(peers=[(stranger, 5, [message])]))
             assert cluster.servers[target].promised.round - before <= MAX_ROUND_JUMP

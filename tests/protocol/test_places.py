@@ -10,7 +10,7 @@ from paxon.actors import Settings
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from paxon.actors.environment import NEVER
 from paxon.actors.members import Member
-from paxon.actors.messages import Made, Place, Whereabouts
+from paxon.actors.messages import Introduction, Made, Place
 from paxon.actors.records.configuration import Configuration
 from paxon.actors.records.places import ASK_AGAIN, ASKED_IN_VAIN, Places, plausible
 from paxon.transport import is_dialable
@@ -39,8 +39,8 @@ def places(*found: Place, file: dict[int, str] | None = None) -> Places:
     return made
 
 
-def told(*places: Place, to: int = 0, asks: bool = False) -> Whereabouts:
-    return Whereabouts(asks, to, places)
+def told(*places: Place, to: int = 0) -> Introduction:
+    return Introduction(5, to, False, "test", (1, 2, 3), MADE, True, places)
 
 
 def test_the_own_file_is_dialled_first_and_what_was_told_next() -> None:
@@ -119,8 +119,8 @@ def test_who_never_answers_is_looked_for_elsewhere() -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_an_address_is_malformed(place: Place) -> None:
-    assert plausible(told(at(2)))
-    assert not plausible(told(at(2), place))
+    assert plausible([at(2)])
+    assert not plausible([at(2), place])
 
 
 def test_places_are_on_the_disk(tmp_path: Path) -> None:
