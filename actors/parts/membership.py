@@ -169,19 +169,14 @@ class Membership(Part):
         Servers may introduce themselves, and ask and answer how far directories are.
         """
         unconfirmed = self.making.in_force
+        heard = (Introduction, CountQuestion, CountAnswer) if unconfirmed else (Introduction,)
         for server in burst.lost:
             self.making.forget(server)
         for sender, _, received in burst.peers:
             for message in received:
-                if type(message) is Introduction:
-                    self.on_introduction(message, sender)
-                elif not unconfirmed:
-                    continue
-                elif type(message) is CountQuestion:
-                    self.on_count_question(message, sender)
-                elif type(message) is CountAnswer:
-                    self.on_count_answer(message, sender)
-                elif self.confirmation.hear_of_epoch(epoch_of(message), sender):
+                if type(message) in heard:
+                    self._host._peer_handlers[type(message)](message, sender)
+                elif unconfirmed and self.confirmation.hear_of_epoch(epoch_of(message), sender):
                     self.confirmation.ask_at = self._outbox.now
 
     @property
@@ -347,7 +342,8 @@ class Membership(Part):
 
     def alive(self) -> list[ServerId]:
         """Which other members were heard of late."""
-        return self.disks.heard_since(self._outbox.now - self._settings.election_timeout_max)
+        since = self._outbox.now - self._settings.election_timeout_max
+        return [server for server, at in self.disks.heard_at.items() if at > since]
 
     def on_change_members(self, request: ChangeMembers, client: ClientToken) -> None:
         """Somebody wants other members: the leader takes it up, or says why not (M16, M17)."""

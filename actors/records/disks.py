@@ -41,14 +41,6 @@ class KnownDisks:
         known = {s: count for s, count in counts.items() if s in self.incarnations}
         self.counts = dict.fromkeys(self.incarnations, 0) | known
 
-    # --- who lives -------------------------------------------------------------------------------
-
-    def heard_since(self, since: float) -> list[ServerId]:
-        """The servers heard from since a moment, as far as is known here."""
-        return [server for server, at in self.heard_at.items() if at > since]
-
-    # --- how far their directories are -----------------------------------------------------------
-
     def note_count(self, server: ServerId, count: int) -> None:
         """A server that was confirmed itself tells of a commit of its directory.
 
