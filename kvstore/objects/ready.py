@@ -17,7 +17,7 @@ from collections.abc import (
     MutableSet,
     ValuesView,
 )
-from typing import Any, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 from paxon.kvstore.objects.replicated import Replicated, command, query
 
@@ -30,7 +30,7 @@ T = TypeVar("T")
 _NOTHING: Any = object()
 
 
-class _Container(Replicated):
+class _Container(Replicated, Generic[T]):
     """What all of these can."""
 
     _data: Any
@@ -40,7 +40,7 @@ class _Container(Replicated):
         return len(self._data)
 
     @query
-    def __contains__(self, value: Any) -> bool:
+    def __contains__(self, value: T) -> bool:
         return value in self._data
 
     @command
@@ -49,7 +49,7 @@ class _Container(Replicated):
         self._data.clear()
 
 
-class ReplicatedDict(_Container, MutableMapping[K, V]):
+class ReplicatedDict(_Container[K], MutableMapping[K, V]):  # type: ignore[misc]
     """A dict on the servers; keys keep the order in which they came."""
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ class ReplicatedDict(_Container, MutableMapping[K, V]):
         return f"{type(self).__name__}({self.copy()!r})"
 
 
-class ReplicatedSet(_Container, MutableSet[T]):
+class ReplicatedSet(_Container[T], MutableSet[T]):  # type: ignore[misc]
     """A set on the servers, which keeps the order in which its elements came."""
 
     def __init__(self) -> None:
@@ -182,7 +182,7 @@ class ReplicatedSet(_Container, MutableSet[T]):
         return f"{type(self).__name__}({self._values()!r})"
 
 
-class ReplicatedList(_Container, MutableSequence[T]):
+class ReplicatedList(_Container[T], MutableSequence[T]):  # type: ignore[misc]
     """A list on the servers."""
 
     def __init__(self) -> None:
@@ -193,11 +193,12 @@ class ReplicatedList(_Container, MutableSequence[T]):
         self._data[index] = value
 
     @command(raises=(IndexError,))
-    def _delete(self, start: int, stop: int | None, step: int | None, one: bool) -> None:
-        if one:
-            del self._data[start]
-        else:
-            del self._data[start:stop:step]
+    def _delete(self, index: int) -> None:
+        del self._data[index]
+
+    @command
+    def _cut(self, start: int | None, stop: int | None, step: int | None) -> None:
+        del self._data[start:stop:step]
 
     @query(raises=(IndexError,))
     def _get(self, index: int) -> T:
@@ -209,7 +210,7 @@ class ReplicatedList(_Container, MutableSequence[T]):
         return self._data
 
     @query
-    def count(self, value: Any) -> int:
+    def count(self, value: T) -> int:
         """How often it is there."""
         return self._data.count(value)
 
@@ -260,12 +261,15 @@ class ReplicatedList(_Container, MutableSequence[T]):
 
     def __delitem__(self, index: int | slice) -> None:
         if isinstance(index, slice):
-            self._delete(index.start or 0, index.stop, index.step, False)
+            self._cut(index.start, index.stop, index.step)
         else:
-            self._delete(index, None, None, True)
+            self._delete(index)
 
     def __iter__(self) -> Iterator[T]:
         return iter(self.copy())
+
+    def __reversed__(self) -> Iterator[T]:
+        return reversed(self.copy())
 
     def extend(self, values: Iterable[T]) -> None:
         """Put all these at the end, in one command."""
@@ -280,7 +284,7 @@ class ReplicatedList(_Container, MutableSequence[T]):
         return f"{type(self).__name__}({self.copy()!r})"
 
 
-class ReplicatedCounter(_Container, Mapping[K, int]):
+class ReplicatedCounter(_Container[K], Mapping[K, int]):  # type: ignore[misc]
     """Counts by key on the servers, like `collections.Counter`: what is not there counts 0."""
 
     def __init__(self) -> None:

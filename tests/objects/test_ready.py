@@ -64,6 +64,15 @@ def test_a_dict(prices: Prices) -> None:
     assert not prices
 
 
+def test_keys_of_a_type_are_found() -> None:
+    class Board(ReplicatedDict[tuple[int, int], str]):
+        pass
+
+    with MemoryCluster(Board) as cluster, cluster.proxy(Board) as board:
+        board[1, 2] = "x"
+        assert (1, 2) in board and (2, 1) not in board
+
+
 def test_a_dict_of_plain_data() -> None:
     with MemoryCluster(ReplicatedDict) as cluster:
         kept: ReplicatedDict[Any, Any] = cluster.proxy(ReplicatedDict)
@@ -131,6 +140,10 @@ def test_a_list() -> None:
             assert (each.pop(), each.pop(0)) == ("e", "B")
             each.reverse()
             assert list(each) == ["c"]
+            each.extend(["x", "y"])
+            assert list(reversed(each)) == ["y", "x", "c"]
+            del each[::-2]
+            assert list(each) == ["x"]
         with pytest.raises(TypeError, match="a slice of a replicated list cannot be set"):
             words[0:1] = ["x"]
         words.clear()
