@@ -26,6 +26,10 @@ _OLD_PATHS = {"/v3/lease/revoke", "/v3/lease/timetolive", "/v3/lease/leases"}
 class Call(Protocol):
     """A call as those see it who answer a stream of requests with a stream of answers."""
 
+    @property
+    def waiting(self) -> int:
+        """How many requests have come that `receive` returns at once."""
+
     async def receive(self) -> Any:
         """The next request, None after the last one. Raises `Refused` if it is malformed."""
 

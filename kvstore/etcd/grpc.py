@@ -265,6 +265,11 @@ class GrpcCall:
             await self._method.stream(self)
         self._finish(_OK)
 
+    @property
+    def waiting(self) -> int:
+        """See `Call`."""
+        return len(self._requests)
+
     async def receive(self) -> Any:
         """See `Call`."""
         assert self._wake is not None and self._method is not None

@@ -361,6 +361,11 @@ class _JsonCall:
                 self._coming = Documents()
         self._wake.set()
 
+    @property
+    def waiting(self) -> int:
+        """See `Call`."""
+        return len(self._documents)
+
     async def receive(self) -> Any:
         """See `Call`."""
         while not self._documents:

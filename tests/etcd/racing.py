@@ -180,6 +180,10 @@ def renewals_noted() -> Iterator[dict[int, float]]:
             self._call = call
             self._asked: dict[int, float] = {}
 
+        @property
+        def waiting(self) -> int:
+            return self._call.waiting
+
         async def receive(self) -> Any:
             request = await self._call.receive()
             if request is not None:

@@ -191,6 +191,24 @@ def test_a_lease_that_nobody_renews_ends_and_a_watch_tells(gateway: Gateway, cli
     assert keep_alive(client, 55)[0].get("TTL", 0) == 0
 
 
+def test_a_clients_renewals_go_together(
+    gateway: Gateway, client: Grpc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader has each wait a little: one after the other they would come too late."""
+    lease(client, "Grant", TTL=60, ID=66)
+    kv, asked = gateway.served._front.kv, []
+    renew = kv._ask_to_renew
+
+    async def counted(body: bytes, timeout: float | None) -> bytes:
+        asked.append(body)
+        return await renew(body, timeout)
+
+    monkeypatch.setattr(kv, "_ask_to_renew", counted)
+    answers = keep_alive(client, *[66, 67, -1] * 100)
+    assert [answer.get("TTL", "0") for answer in answers] == ["60", "0", "0"] * 100
+    assert len(asked) < 30
+
+
 def test_a_watch_from_before_the_compaction_is_ended_with_where_to_begin(client: Grpc) -> None:
     for value in (b"1", b"2", b"3"):
         head = client.kv("Put", key=b"c", value=value).header.revision
