@@ -243,7 +243,6 @@ class Front:
                 if not further:
                     raise
         await self._look_for_gateways()
-        self.member_id = min(self.members, key=lambda each: len(self.urls_of(each.id))).id
         await self._register()
         self._looking = asyncio.create_task(self._keep_looking())
 
@@ -267,6 +266,8 @@ class Front:
 
     async def _register(self) -> None:
         """Say where this gateway is, under a lease, unless that is known."""
+        if all(each.id != self.member_id for each in self.members):  # it was removed, or none yet
+            self.member_id = min(self.members, key=lambda each: len(self.urls_of(each.id))).id
         if not self._url or self._url in self.urls_of(self.member_id):
             return
         if self._lease is None or self._lease.lost.is_set():

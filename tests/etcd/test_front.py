@@ -95,7 +95,19 @@ def test_the_members_are_those_of_the_cluster_and_who_learns_is_called_so() -> N
             front = Front(kv)
             await front.look()
             answer = await ClusterService(front).members(None, 5.0)
-            return [(member.name, member.isLearner) for member in answer.members]
+            told = [(member.name, member.isLearner) for member in answer.members]
+            front._url = "http://x:1"
+            for left in (
+                (1, 2, 4),
+                (2, 4),
+            ):  # who stands for a member that is removed takes another
+                replies.update({part: replace(r, members=left) for part, r in replies.items()})
+                await front.look()
+                await front._register()
+                answer = await ClusterService(front).members(None, 5.0)
+                assert [*answer.members[0].clientURLs] == ["http://x:1"]
+                replies.pop("voter", None)
+            return told
 
     with MemoryCluster() as cluster:
         assert asyncio.run(members()) == [
