@@ -17,7 +17,7 @@ from paxon.kvstore.client.calls.calls import Delete, Put, Range, Txn, TxnOperati
 from paxon.kvstore.client.calls.comparing import Comparing
 from paxon.kvstore.client.watches.events import Event
 from paxon.kvstore.errors import InvalidRequest, NotAcquired
-from paxon.kvstore.recipes.contests import Contest, Plan, Until
+from paxon.kvstore.recipes.contests import Contender, Contest, Plan, Until
 from paxon.kvstore.store.operations import Events, Result
 from paxon.kvstore.store.spans import prefix_span
 
@@ -45,6 +45,10 @@ class Hall(Contest):
 
     def _is_ours(self, entry: Entry) -> bool:
         return entry.value.isdigit()
+
+    def agreeing(self, entries: Iterable[Entry]) -> list[Contender]:
+        """Who is there: one that says another number is about to be refused."""
+        return [each for each in self.contenders(entries) if each.value == self.value]
 
     def late(self) -> NotAcquired:
         return NotAcquired(f"the others were not at {self.kind} {self.name!r} in the time given")
@@ -78,7 +82,7 @@ class _Arrivals(Until):
             elif event.kind == "delete":
                 self._members.discard(event.key)
                 over = over or event.key == self._own
-            elif event.key == self._hall.key(event.lease):
+            elif event.key == self._hall.key(event.lease) and event.value == self._hall.value:
                 self._members.add(event.key)
                 self.full = self.full or len(self._members) >= self._hall.parties
         return over or self.full
@@ -114,12 +118,13 @@ def meet(hall: Hall, number: int) -> Plan[Meeting]:
     fence: int = done.revision
     mine = Comparing.created(key) == fence
     found = (done if done.succeeded else done.results[0]).results[-1]
-    here = hall.contenders(found)
-    if any(each.value != hall.value for each in here):
+    first = hall.contenders(found)[0]
+    if first.value != hall.value:
         raise InvalidRequest(
-            f"{hall.kind} {hall.name!r} is for {here[0].value.decode()} to others who are there, "
+            f"{hall.kind} {hall.name!r} is for {first.value.decode()} to others who are there, "
             f"not for {hall.parties}"
         )
+    here = hall.agreeing(found)
     full = len(here) >= hall.parties
     while True:
         if full:
@@ -134,7 +139,7 @@ def meet(hall: Hall, number: int) -> Plan[Meeting]:
         if not done.succeeded:
             raise hall.lost("its key was deleted while it waited")
         ready, found = done.results
-        here = hall.contenders(found)
+        here = hall.agreeing(found)
         full = arrivals.full or bool(ready.count) or len(here) >= hall.parties
 
 

@@ -166,6 +166,8 @@ def test_kinds_of_watches_are_kept_apart() -> None:
 class Saying:
     """A call, as far as a stream of watches sees of it."""
 
+    waiting = 0
+
     def __init__(self) -> None:
         self.requests: asyncio.Queue[Any] = asyncio.Queue()
         self.told = asyncio.Semaphore(0)

@@ -195,6 +195,10 @@ def test_a_closed_clients_leases_are_lost(cluster: Cluster) -> None:
     lease = kv.lease(ttl=2)
     kv.close()
     assert lease.lost.wait(30)
+    kv = cluster.client()
+    assert kv.lease(ttl=2) and kv._keeper is not None
+    with kv._keeper._changed:  # a handler strikes while a lease is taken into care
+        kv.close()
 
     async def main() -> None:
         kv = cluster.async_client()

@@ -278,6 +278,7 @@ def test_a_mirror_is_a_mapping_that_follows(kv: Client, other: Client) -> None:
         assert list(flags) == ["flags/new"]
         with pytest.raises(TimeoutError, match="did not become true within 0"):
             flags.wait(lambda flags: "never" in flags, 0.01)
+        flags.wait(lambda flags: [flags.close()])  # type: ignore[func-returns-value]
     assert flags["flags/new"] == b"on", "what it holds stays readable"
     with pytest.raises(ClientClosed, match="the mirror is closed"):
         flags.wait(lambda flags: "never" in flags)

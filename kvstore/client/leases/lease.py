@@ -136,7 +136,8 @@ class _Keeper:
             self._changed.notify()
         for lease in held:
             lease.lose("its client is closed")
-        if self._thread is not None and self._thread is not threading.current_thread():
+        below = self._changed._is_owned()  # type: ignore[attr-defined]  # (a handler, say)
+        if self._thread not in (None, threading.current_thread()) and not below:
             self._thread.join()
 
     def _run(self) -> None:

@@ -121,7 +121,8 @@ class Mirror(Reflection):
         """Follow no more; what it holds stays readable. May be called twice."""
         self._closed = True
         self._watch.close()
-        if threading.current_thread() is not self._thread:
+        below = self._changed._is_owned()  # type: ignore[attr-defined]  # (a condition, say)
+        if threading.current_thread() is not self._thread and not below:
             self._thread.join()
 
     def __enter__(self) -> Self:
