@@ -202,9 +202,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._redial_at = math.inf
         """When to try a server again that has refused us."""
         self._bursts_to_housekeeping = _HOUSEKEEPING_EVERY
-        self._look_at = 0.0
-        """When to look at connections that never finish a message."""
-        self._closed, self._wake_fd = False, -1
+        self._closed, self._wake_fd, self._look_at = False, -1, 0.0
         self._keeper: KeyKeeper | None = None
         self._context = Context()
         self._ports: list[tuple[zmq.Socket[bytes], int]] = []
@@ -360,10 +358,9 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         asking the socket for it costs more than the frame object.
         """
         recv, getsockopt = port.socket.recv, port.socket.getsockopt
-        options = self._options
+        options, doubted = self._options, port.unfinished.doubted
         share = Share(options, self._brake) if port is self._clients else None
         ignored = self._ignored if port is self._clients else ()
-        doubted = port.unfinished.doubted
         frames = size = messages = 0
         taken_all = False
         try:
@@ -407,12 +404,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
                         break
         except zmq.Again:
             taken_all = True  # Nothing more to take: the usual end of a burst.
-        counters = self._ledger.counters
-        counters.messages_received += messages
-        counters.frames_received += frames
-        counters.bytes_received += size
-        if share is not None:
-            burst.client_bytes = size
+        self._ledger.received(messages, frames, size)
+        burst.client_bytes += size if share is not None else 0
         return taken_all
 
     def _refuse(

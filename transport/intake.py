@@ -114,6 +114,13 @@ class Ledger:
         counters.messages_sent += times * messages
         counters.bytes_sent += times * size
 
+    def received(self, messages: int, frames: int, size: int) -> None:
+        """Count what a port has given, refused frames included."""
+        counters = self.counters
+        counters.messages_received += messages
+        counters.frames_received += frames
+        counters.bytes_received += size
+
     def split(self, messages: Sequence[T], error: OversizedFrame) -> Sequence[Sequence[T]]:
         """Halve what is too large for one frame; one message that is too large is dropped."""
         if len(messages) <= 1:
