@@ -7,6 +7,7 @@ import zlib
 import pytest
 
 from paxon.actors import Ballot
+from paxon.actors.limits.bounds import MAX_SNAPSHOT_BYTES
 from paxon.actors.messages import (
     P2A,
     CatchUpRequest,
@@ -218,12 +219,35 @@ def test_a_snapshot_behind_what_was_executed_is_not_taken_over() -> None:
     assert cluster.servers[2].application.executed == executed
 
 
+@pytest.mark.parametrize(
+    "offer", [(5, 0, 0), (5, MAX_SNAPSHOT_BYTES + 1, 0), (1 << 62, 9, 0), (5, 9, 1 << 32)]
+)
+def test_an_offer_that_cannot_be_is_malformed(offer: tuple[int, int, int]) -> None:
+    cluster = ran(2)
+    cluster.hand(3, 1, SnapshotOffer(*offer))
+    assert cluster.sent(SnapshotRequest) == []
+    assert cluster.servers[3].describe().counters["malformed_messages"] == 1
+
+
+def test_one_for_which_there_is_no_room_is_taken_up_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = ran(2)
+    with monkeypatch.context() as full:
+        full.setattr(cluster.storages[3], "receive_snapshot", lambda *_arguments: -1)
+        cluster.hand(3, 1, SnapshotOffer(5, 9, 0))
+    cluster.hand(3, 1, SnapshotOffer(5, 9, 0))
+    assert cluster.sent(SnapshotRequest) == []
+    cluster.clock.now += 3600.0
+    cluster.hand(3, 1, SnapshotOffer(5, 9, 0))
+    assert cluster.sent(SnapshotRequest) == [SnapshotRequest(5, 0)]
+
+
 def test_pieces_that_arrive_after_the_slots_did_change_nothing() -> None:
     cluster = ran(2)
     late = cluster.servers[3]
     assert late.application.executed == 2
     image = b"".join(cluster.servers[1].application.image())
     cluster.hand(3, 1, SnapshotOffer(3, len(image), zlib.crc32(image)))
+    cluster.hand(3, 2, SnapshotOffer(4, 9, 0))  # it stays with the one that it has begun
     assert cluster.sent(SnapshotRequest) == [SnapshotRequest(3, 0)]
     cluster.drop()
     cluster.execute(1, cluster.told_session(), b"3", first=3)

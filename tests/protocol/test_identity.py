@@ -131,9 +131,14 @@ def test_an_emptied_server_comes_back_by_rejoin() -> None:
     cluster = acquainted()
     cluster.rejoining(2)
     assert not cluster.servers[2].is_member
-    assert "waits for the place of the directory" in cluster.servers[2].describe().waits_for
+    said = cluster.servers[2].describe()
+    assert "waits for the place of the directory" in said.waits_for and said.part == "none"
     cluster.pass_time(3.0)
-    assert cluster.servers[2].is_voter and cluster.epochs() == [1, 1, 1]
+    assert (
+        cluster.servers[2].describe().part == "voter"
+        and cluster.servers[2].is_voter
+        and cluster.epochs() == [1, 1, 1]
+    )
     assert cluster.applied(2) == [b"a"]
     leader = next(s for s in cluster.ids if cluster.servers[s].role == "leader")
     cluster.command(leader, cluster.told_session(), 2, b"b")

@@ -257,6 +257,7 @@ def test_who_is_in_force_knows_that_all_have_stored_it() -> None:
     until_stored(cluster, 1, 2)
     cluster.drop()
     cluster.replace_disk(3)
+    assert cluster.servers[2].describe().members == (1, 2, 3)
     making = cluster.servers[2].making
     said = cluster.servers[1].making.introduction(to=making.incarnation)
     cluster.hand(2, 1, said)
