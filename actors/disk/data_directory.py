@@ -401,7 +401,8 @@ class DataDirectory:
             end = max(path.stat().st_size for path in self.path.iterdir()) + READ_BYTES
             descriptor = os.open(self.path, os.O_RDWR | getattr(os, "O_TMPFILE", 0), 0o600)
         except OSError as error:
-            return error if error.errno in (errno.EROFS, errno.EACCES) else None
+            told = (errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE)
+            return error if error.errno in told else None
         try:
             os.pwrite(descriptor, bytes(1), end)
         except OSError as error:

@@ -68,8 +68,8 @@ def check_new_values(new: Mapping[str, object]) -> dict[str, Number]:
     checked: dict[str, Number] = {}
     for name, value in new.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or abs(value) >= 1 << 63:  # type: ignore[arg-type]
-            raise InvalidRequest(f"{name} = {value!r}: must be a number")
+        if not (number and abs(value) < 1 << 63):  # type: ignore[arg-type]
+            raise InvalidRequest(f"{name} = {value!r}: must be a number below 2^63")
         checked[name] = value  # type: ignore[assignment]
     if not checked:
         raise InvalidRequest("name at least one setting and its new value")
@@ -360,8 +360,11 @@ def check_changes(changes: object) -> tuple[MemberChange, ...]:
     for change in changes:
         if not isinstance(change, MemberChange):
             raise InvalidRequest(f"give MemberChange(…), not {change!r}")
-        try:
-            msgspec.msgpack.decode(msgspec.msgpack.encode(change), type=MemberChange)
-        except (msgspec.ValidationError, TypeError, ValueError, OverflowError) as error:
-            raise InvalidRequest(f"{change!r}: {error}") from None
+        for field in msgspec.structs.fields(change):
+            value = getattr(change, field.name)
+            try:
+                msgspec.convert(value, field.type)
+                msgspec.msgpack.encode(value)
+            except (msgspec.ValidationError, ValueError, OverflowError):
+                raise InvalidRequest(f"MemberChange: {field.name} cannot be {value!r}") from None
     return changes

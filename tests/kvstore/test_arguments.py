@@ -114,6 +114,9 @@ def test_operations(servers: SocketCluster) -> None:
             (lambda: anything.range(prefix="a", sort=["key"]), "sort is by key"),
             (lambda: anything.txn(if_=""), "if_ has to be a list of conditions"),
             (lambda: anything.lease_info(None), "the lease has to be"),
+            (lambda: anything.add_member(10**20), f"MemberChange: server cannot be {10**20}"),
+            (lambda: anything.add_member(2, key=b"k"), "MemberChange: key cannot be b'k'"),
+            (lambda: anything.change_settings(max_sessions=10**400), "must be a number below 2^63"),
             (lambda: anything.lease(5, on_lost=3), "on_lost has to be a plain function"),
             (lambda: anything.lock("a", reentrant=1), "reentrant has to be True or False"),
             (lambda: AsyncClient(ONE).mirror(3), "the prefix has to be a str"),  # type: ignore[arg-type]

@@ -162,6 +162,7 @@ def test_a_disk_that_fails_loses_nothing_that_was_committed(tmp_path: Path, orde
             "the disk is full: free some",
         ),
         ("open", _raising(errno.EROFS), sqlite3.SQLITE_IOERR, "the file system is read-only"),
+        ("open", _raising(errno.EMFILE), sqlite3.SQLITE_READONLY, "Too many open files"),
         ("open", _raising(errno.EISDIR), sqlite3.SQLITE_IOERR, "check the disk"),
     ],
 )
