@@ -21,6 +21,7 @@ from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
 if TYPE_CHECKING:
     from paxon.actors.members import Member, MemberChange, Members
     from paxon.kvstore.client.client import Client
+    from paxon.kvstore.cluster.cluster_file import ServerEntry
 
 __all__ = ["add_commands"]
 
@@ -119,16 +120,31 @@ def replace(
 def _given(server: int, cluster: str, said: tuple[int, str, str, str]) -> dict[str, Any]:
     """The lines on a new server; where it has keys, the rest as the cluster file has it."""
     incarnation, peer, client, key = said
-    if cluster.endswith(".toml"):
-        from pathlib import Path  # noqa: PLC0415 (rarely needed)
-
-        from paxon.kvstore.cluster.cluster_file import ClusterDescription  # noqa: PLC0415 (the same)
-
-        entry = ClusterDescription.read(Path(cluster)).servers.get(server)
-        if entry is not None and entry.public_key:
-            peer, client = peer or entry.peer, client or entry.client
-            key = key or entry.public_key
+    servers = _described_in(cluster)
+    entry = servers.get(server)
+    if entry is not None and entry.public_key:
+        peer, client = peer or entry.peer, client or entry.client
+        key = key or entry.public_key
+    _check_key(server, key, servers)
     return {"incarnation": incarnation, "peer": peer, "client": client, "key": key}
+
+
+def _described_in(cluster: str) -> dict[int, ServerEntry]:
+    """The servers of a cluster file; none if addresses are given."""
+    if not cluster.endswith(".toml"):
+        return {}
+    from pathlib import Path  # noqa: PLC0415 (rarely needed)
+
+    from paxon.kvstore.cluster.cluster_file import ClusterDescription  # noqa: PLC0415 (the same)
+
+    return ClusterDescription.read(Path(cluster)).servers
+
+
+def _check_key(server: int, key: str, servers: dict[int, ServerEntry]) -> None:
+    """Refuse another's key: the members know each other's by their files, not by the log."""
+    for entry in servers.values():
+        if key and entry.public_key == key and entry.id != server:
+            raise typer.BadParameter(f"that is server {entry.id}'s", param_hint="--public-key")
 
 
 def _client_for(
@@ -215,6 +231,7 @@ def move(
     """
     from paxon.actors.members import MemberChange  # noqa: PLC0415 (keeps other commands quick)
 
+    _check_key(server, public_key, _described_in(cluster))
     change = MemberChange("move", server, peer=peer, client=client, key=public_key)
     _make(change, cluster=cluster, key_file=key_file, timeout=timeout, as_json=as_json)
 

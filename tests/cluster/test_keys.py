@@ -148,6 +148,17 @@ def test_keys_of_servers_are_checked_at_once() -> None:
         secure_with({"local host": CurveKeys.generate().public})
 
 
+def test_nobody_is_given_the_key_of_another_member(tmp_path: Path) -> None:
+    """The log knows no key that only files have, and the others would lock that member out."""
+    file = with_keys(tmp_path, [1, 2])
+    key = ClusterDescription.read(file).servers[2].public_key
+    for what in ("move", "replace"):
+        given = ("--public-key", key, "--cluster", str(file), "--timeout", "0.2")
+        done = paxon_here("member", what, "1", *given)
+        assert done.returncode == 2
+        assert "that is server 2's" in done.stderr.decode()
+
+
 def test_a_client_that_was_refused_is_let_in_once_it_is_known(tmp_path: Path) -> None:
     newcomer = CurveKeys.generate()
     file = with_keys(tmp_path, [1], extra="client_keys = []")
