@@ -250,6 +250,8 @@ class SqliteStorage(Storage):
             columns = identity.meta(Marks(), FIRST_COMMIT, 0, 0)
             database.execute(INSERT_META, (*identity.columns, *columns))
             database.execute("COMMIT")
+            # Closing would do that, too, and hide an error: what is in the log is not renamed.
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self._directory.create_witness(self.incarnation, temporary)
         temporary.rename(self._directory.database)
         sync_directory(self._directory.path)
@@ -624,6 +626,7 @@ class SqliteStorage(Storage):
         code = whole_code & 0xFF
         refused = self._directory.unwritable() if code in _CANNOT_WRITE else None
         damaged = code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+        damaged = damaged and self._directory.database.exists()  # else it is only being made
         if (damaged or isinstance(error, CorruptStorage)) and (
             words := self._directory.unreadable()
         ):

@@ -126,7 +126,9 @@ class Application:
         """What the replies of the slot at hand have come to so far."""
         self._large: set[int] = set()
         """Sessions that had a large reply in it."""
-        self.machine.made(identity)
+        self._complained = False
+        """Whether it has been said that the machine cannot tell what of its replies to compare."""
+        self._tell("made", identity)
         self._agree(agreed)
 
     @property
@@ -137,15 +139,20 @@ class Application:
     def _agree(self, agreed: Agreed) -> None:
         self.agreed = self._agreed_next = agreed
         self.sessions.agree(agreed)
+        self._tell("agree", dict(agreed.machine))
+
+    def _tell(self, method: str, what: object) -> None:
+        """Call a method of the machine without which it cannot go on. Raises `MachineFailure`."""
         try:
-            self.machine.agree(dict(agreed.machine))
+            getattr(self.machine, method)(what)
         except MachineFailure:
             raise
         except BaseException as error:  # the user's code may raise anything
             name = type(self.machine).__name__
+            limits = f": it has to take every value that {name}.limits allows"
             raise MachineFailure(
-                f"{name}.agree() raised {in_short(error)}: it has to take every value that "
-                f"{name}.limits allows"
+                f"{name}.{method}() raised {in_short(error)}"
+                + (limits if method == "agree" else ", which it must not")
             ) from error
 
     def begin_with(self, made: Made) -> None:
@@ -153,7 +160,7 @@ class Application:
         invariant(self.executed == 0, "made anew after slot %d", self.executed)
         agreed = decode_agreed(made.agreed, self.machine.limits)
         self.sessions.identify(made.identity)
-        self.machine.made(made.identity)
+        self._tell("made", made.identity)
         self._agree(agreed)
         self.chain.begin(agreed.digest_version, 0)
 
@@ -169,7 +176,7 @@ class Application:
             invariant(False, "slot %d executed after %d", slot, self.executed)
         self.executed = slot
         if self._enters:
-            self.machine.enter(slot)
+            self._tell("enter", slot)
         self._rang = b""
         results: list[Executed] = []
         if value != NO_OP:
@@ -230,12 +237,25 @@ class Application:
         Its text may well hold an address in memory, or read otherwise in another Python. And
         what is agreed is told with all the names that this release and its state machine know.
         """
-        part = self.machine.comparable if self._compares_part else None
+        part = self._part if self._compares_part else None
         if self._all_went_well and part is None:
             replies = _encoder.encode([reply.payload for _, reply in results])
         else:
             replies = _encoder.encode([_comparable(entry, reply, part) for entry, reply in results])
         return replies + self._rang
+
+    def _part(self, payload: bytes) -> bytes:
+        """The part of a reply that is compared: nothing, if the machine cannot tell which."""
+        try:
+            return bytes_from(self.machine, "comparable", self.machine.comparable(payload))
+        except BaseException as error:  # the user's code may raise anything
+            if depends_on_process(error):
+                raise ExecutionFailed(self.machine, self.executed, error, "comparable") from error
+            if not self._complained:
+                self._complained = True
+                name, text = type(self.machine).__name__, in_short(error)
+                logger.error("{}.comparable() failed in slot {}: {}", name, self.executed, text)
+            return b""
 
     def _execute_entry(self, slot: int, index: int, entry: Entry) -> Reply:
         if entry.session == 0:

@@ -316,14 +316,15 @@ def test_limits_that_are_none(limits: Any, text: str) -> None:
         LocalCluster(1, machine=machine)
 
 
-def test_limits_that_the_machine_does_not_take() -> None:
-    class Choosy(Register):
-        def agree(self, limits: Any) -> None:
-            raise SystemExit(limits)
+@pytest.mark.parametrize(("method", "why"), [("agree", "every value"), ("made", "must not")])
+def test_what_a_machine_has_to_take_and_does_not(method: str, why: str) -> None:
+    def exits(_self: Any, what: object) -> None:
+        raise SystemExit(what)
 
-    with pytest.raises(ServerStartError, match=r"Choosy.agree\(\) raised SystemExit"):
+    machine: Any = type("Choosy", (Register,), {method: exits})
+    with pytest.raises(ServerStartError, match=rf"Choosy.{method}\(\) raised SystemExit.*{why}"):
         start_server(
-            Settings(cluster="test", server=1, servers=(1,)), Choosy(),
+            Settings(cluster="test", server=1, servers=(1,)), machine(),
             peers={1: "tcp://127.0.0.1:1"}, client_bind="tcp://127.0.0.1:2", durability="memory",
         )  # fmt: skip
 
@@ -468,6 +469,15 @@ def test_an_exception_that_cannot_be_printed_is_an_error_reply_like_any_other() 
             raise Mute
 
     assert applied(Odd(), b"x") == [(ReplyStatus.FAILED, b"Mute")]
+
+
+@pytest.mark.parametrize("answer", [lambda *_: 1 / 0, lambda *_: None])
+def test_a_machine_that_cannot_tell_what_to_compare_stops_no_server(answer: Any) -> None:
+    machine: Any = type("Vague", (Register,), {"comparable": answer})
+    assert applied(machine(), b"x", b"y") == applied(Register(), b"x", b"y")
+    machine = type("Late", (Register,), {"enter": lambda *_: 1 / 0})
+    with pytest.raises(MachineFailure, match=r"Late.enter\(\) raised Zero.* must not"):
+        applied(machine(), b"x")
 
 
 def test_an_image_that_cannot_be_restored_says_whose_fault_it_is() -> None:

@@ -144,6 +144,17 @@ def test_a_disk_that_fails_loses_nothing_that_was_committed(tmp_path: Path, orde
     assert found.accepted[-1].slot >= int(last.split()[1])
 
 
+@pytest.mark.process
+def test_a_database_that_could_not_be_made_whole_is_made_anew(tmp_path: Path) -> None:
+    """Its first contents were in the log of another name, and it was called damaged for good."""
+    disk = FailingDisk(directory := tmp_path / "data")
+    disk.fail("read 5 paxon.db.tmp-wal")
+    with child("commit_for_ever", directory, disk.environment) as process:
+        assert "check the disk" in line(process)
+    disk.mend()
+    open_sqlite(directory).close()
+
+
 @pytest.mark.parametrize(
     ("call", "answer", "code", "said"),
     [
