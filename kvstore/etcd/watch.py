@@ -120,7 +120,8 @@ class _Stream:
             _NO_DELETE not in request.filters,
             request.prev_kv,
         )
-        answers = Subscription(self._feeds, wanted, current=after >= now)
+        # (One of a revision to come would begin its span's feed there, where nobody else is.)
+        answers = Subscription(self._feeds, wanted, current=after == now)
         watch = _Watch(number, answers, request.fragment, request.progress_notify)
         watch.said_at = time.monotonic()
         self._watches[number] = watch

@@ -150,8 +150,6 @@ class Contest:
 
     value = b""
     """What a contender's key has, but for elections."""
-    nearest = True
-    """Whether the contender just before one decides alone."""
     reading = 1
     """So many contenders are read at first."""
 
@@ -185,6 +183,10 @@ class Contest:
             InvalidRequest: it does not agree with them on what they contend for.
         """
         return earlier[-1:], 0
+
+    def decides(self, earlier: Sequence[Contender]) -> bool:
+        """Whether these, who came just before one, say enough without all who came before them."""
+        return bool(earlier)
 
     def waits(self, contenders: Sequence[Contender]) -> bool:
         """Whether who comes after all these has to wait."""
@@ -249,7 +251,7 @@ def enter(contest: Contest, number: int, value: bytes) -> Plan[int]:
             if lease is None or not lease.left:
                 raise contest.expired()
             raise contest.lost("its key was deleted while it waited")
-        if found.more and not (contest.nearest and earlier):
+        if found.more and not contest.decides(earlier):
             found = yield contest.upto(fence, 0)
             continue
         others, most = contest.before(earlier)

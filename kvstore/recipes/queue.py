@@ -56,7 +56,7 @@ class QueueItem(Held):
             LockLost: it is not this consumer's any more, so nothing was done: it stalled for longer
                 than its lease lives, or had let go of it.
             RequestTimeout: the outcome is unknown; `retry` finds it out.
-        After any other refusal, such as of what is in `then`, it has gone back.
+        After any other refusal by the servers, such as of what is in `then`, it has gone back.
         """
         finish = Finish(self, self._claimed, then)
         self._settled = True

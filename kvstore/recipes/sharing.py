@@ -23,8 +23,6 @@ _MOST_READ = 100
 class Permits(Contest):
     """The `limit` oldest hold. A contender's value is its limit: all have to agree on it."""
 
-    nearest = False
-
     def __init__(self, name: Key, limit: int, ttl: float) -> None:
         super().__init__(name, "semaphore", ttl, ".sem/")
         if type(limit) is not int or limit < 1:
@@ -38,6 +36,9 @@ class Permits(Contest):
 
     def holding(self, contenders: Sequence[Contender]) -> Sequence[Contender]:
         return contenders[: self.limit]
+
+    def decides(self, earlier: Sequence[Contender]) -> bool:
+        return [each.value for each in earlier[-self.limit :]] == [self.value] * self.limit
 
     def before(self, earlier: Sequence[Contender]) -> tuple[Sequence[Contender], int]:
         if earlier and earlier[0].value != self.value:
@@ -54,13 +55,15 @@ class Sharing(Contest):
     def __init__(self, name: Key, mode: Literal["read", "write"], ttl: float) -> None:
         super().__init__(name, "rwlock", ttl, ".rw/")
         self.value = mode.encode()
-        self.nearest = mode == "write"
 
     def _is_ours(self, entry: Entry) -> bool:
         return entry.value in {b"read", b"write"}
 
     def holding(self, contenders: Sequence[Contender]) -> Sequence[Contender]:
         return list(takewhile(_reads, contenders)) or contenders[:1]
+
+    def decides(self, earlier: Sequence[Contender]) -> bool:
+        return bool(self.before(earlier)[0])
 
     def before(self, earlier: Sequence[Contender]) -> tuple[Sequence[Contender], int]:
         """The last one of those: when it is gone, one looks whether others are still there."""

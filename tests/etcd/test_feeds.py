@@ -184,9 +184,13 @@ def test_a_stream_whose_client_leaves_while_a_watch_ends_is_over(turns: int) -> 
     async def story(kv: AsyncClient, feeds: Feeds) -> None:
         call, of = Saying(), message("WatchRequest")
         running = asyncio.create_task(_Stream(feeds.front, feeds, call).run())
-        call.requests.put_nowait(of(create_request=message("WatchCreateRequest")(key=b"k")))
+        create = message("WatchCreateRequest")
+        call.requests.put_nowait(of(create_request=create(key=b"k", start_revision=10**6)))
         await call.told.acquire()
-        call.requests.put_nowait(of(cancel_request=message("WatchCancelRequest")(watch_id=0)))
+        assert not feeds._feeds, "the span's feed begins with those of now"
+        call.requests.put_nowait(of(create_request=create(key=b"k")))
+        await call.told.acquire()
+        call.requests.put_nowait(of(cancel_request=message("WatchCancelRequest")(watch_id=1)))
         for _ in range(turns):
             await asyncio.sleep(0)
         running.cancel()
