@@ -26,6 +26,8 @@ from paxon import (
     Transaction,
     Txn,
 )
+from paxon.kvstore.client.calls.calls import Call, GetMany
+from paxon.kvstore.store.operations import refusal
 from paxon.testing import MemoryCluster
 
 KEYS = [b"\0", b"a", b"a\xff", b"a\xff\xff", b"a\xff\xff\x01", b"b", b"\xff", b"\xff\xff\xff"]
@@ -227,6 +229,18 @@ def test_a_long_range_is_of_one_revision(cluster: MemoryCluster, kv: Client) -> 
                 break
     assert answers > 1
     assert {entry.value[:3] for entry in found} == {b"old"} and len(found) == 20
+
+
+@pytest.mark.parametrize("call", [Range(prefix="k"), GetMany(["k1", "k2"])])
+@pytest.mark.parametrize("why", ["compacted", "future"])
+def test_what_cannot_go_on_in_its_revision_begins_anew(call: Call[Any], why: Any) -> None:
+    """It went from history, or a stale read goes on at a server that is further behind."""
+    steps = call.steps()
+    first = next(steps)
+    part = [5, 2, False, [[b"k1", b"v", 2, 2, 1, 0]], b"k2"]
+    (following,) = steps.send([part, [6, *part[1:]]][: len(first)])
+    assert following.revision == 5  # type: ignore[union-attr]
+    assert steps.send([refusal("it is not here", why)]) == first
 
 
 def test_many_keys_at_one_moment(cluster: MemoryCluster, kv: Client) -> None:

@@ -28,7 +28,7 @@ from paxon.kvstore.client.calls.keys import (
     check_number,
     span_of,
 )
-from paxon.kvstore.errors import Compacted, InvalidRequest, TooLarge
+from paxon.kvstore.errors import Compacted, FutureRevision, InvalidRequest, TooLarge
 from paxon.kvstore.store import operations as wire
 from paxon.kvstore.store.operations import MAX_NUMBER, Operation, Result
 from paxon.kvstore.store.ranges import ORDERS
@@ -224,9 +224,10 @@ class Range(Call[RangeResult]):
         while True:
             try:
                 return (yield from _parts(wanted))
-            except Compacted:
+            except (Compacted, FutureRevision):
                 if wanted.revision:
-                    raise  # else the parts took so long that their revision went: begin again
+                    raise
+                # Its revision went meanwhile, or another server has not come to it: begin again.
             except TooLarge:
                 if wanted.order == "key":
                     raise
@@ -274,7 +275,7 @@ class GetMany(Call["dict[str, bytes | None]"]):
         while True:
             try:
                 return (yield from self._at_one_revision())
-            except Compacted:
+            except (Compacted, FutureRevision):
                 continue
 
     def _at_one_revision(self) -> Steps[dict[str, bytes | None]]:
