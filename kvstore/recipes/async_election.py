@@ -7,16 +7,14 @@ from typing import TypeVar
 
 from paxon.kvstore.client.arguments import Key, Value
 from paxon.kvstore.client.async_client import AsyncClient
-from paxon.kvstore.client.calls.answers import TxnResult
 from paxon.kvstore.client.checks import call_async
-from paxon.kvstore.errors import RequestTimeout
 from paxon.kvstore.recipes.async_taking import observe, take
 from paxon.kvstore.recipes.contests import (
     Contender,
     Contest,
+    Statement,
     check_proposal,
     first_of,
-    proclamation,
 )
 from paxon.kvstore.recipes.held import AsyncHeld
 
@@ -30,17 +28,8 @@ class AsyncLeadership(AsyncHeld):
 
     async def proclaim(self, value: Value, *, timeout: float | None = None) -> int:
         """Let all know another value; see `Leadership.proclaim`."""
-        txn = proclamation(self, value)
-        try:
-            return self._proclaimed(await self._kv._do(txn, timeout))
-        except RequestTimeout as error:
-            self._kv._offer_retry(error, lambda found: self._proclaimed(txn.answer(found[0])))
-            raise
-
-    def _proclaimed(self, done: TxnResult) -> int:
-        if not done.succeeded:
-            raise self._contest.lost("its key is gone")
-        return done.revision
+        statement = Statement(self, check_proposal(value), self._contest.lost)
+        return await self._kv._do(statement, timeout)
 
     async def resign(self, *, timeout: float | None = None) -> None:
         """Lead no more: the next one does. May be called again, such as after `RequestTimeout`."""

@@ -38,11 +38,11 @@ __all__ = [
     "Standing",
     "Step",
     "Until",
+    "Statement",
     "check_proposal",
     "enter",
     "first_of",
     "patience",
-    "proclamation",
     "until_of",
 ]
 
@@ -62,8 +62,8 @@ class Contender(msgspec.Struct, frozen=True):
     """The revision that made the key: rises from holder to holder."""
 
 
-class Leading(Guard, Protocol):
-    """The leader, for those who change the value that it stands for."""
+class Stating(Guard, Protocol):
+    """A leader or a member, for those who change the value that it stands for."""
 
     @property
     def key(self) -> str:
@@ -278,10 +278,22 @@ def check_proposal(value: Value) -> bytes:
     return checked
 
 
-def proclamation(leading: Leading, value: Value) -> Txn:
-    """Another value for a leader's key, if it leads still."""
-    put = Put(leading.key, check_proposal(value), lease=leading.lease.id)
-    return Txn([leading], [put])
+class Statement(Call[int]):
+    """Another value for the key of a leader or member, if it is one still. Result: the revision."""
+
+    __slots__ = ("_lost", "_txn")
+
+    def __init__(self, held: Stating, value: Value, lost: Callable[[str], LockLost]) -> None:
+        self._lost = lost
+        self._txn = Txn([held], [Put(held.key, value, lease=held.lease.id)])
+        super().__init__(self._txn.operation)
+
+    def answer(self, result: Result) -> int:
+        """Raises `LockLost`: nothing was written."""
+        done = self._txn.answer(result)
+        if not done.succeeded:
+            raise self._lost("its key is gone")
+        return done.revision
 
 
 def until_of(timeout: float | None) -> float:

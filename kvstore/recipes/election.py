@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from paxon.kvstore.client.arguments import Key, Value
-from paxon.kvstore.client.calls.answers import TxnResult
 from paxon.kvstore.client.checks import call_plain
 from paxon.kvstore.client.client import Client
-from paxon.kvstore.errors import RequestTimeout
 from paxon.kvstore.recipes.contests import (
     Contender,
     Contest,
+    Statement,
     check_proposal,
     first_of,
-    proclamation,
 )
 from paxon.kvstore.recipes.held import Held
 from paxon.kvstore.recipes.taking import observe, take
@@ -34,17 +32,8 @@ class Leadership(Held):
         Raises:
             LockLost: it leads no more; nothing was written.
         """
-        txn = proclamation(self, value)
-        try:
-            return self._proclaimed(self._kv._do(txn, timeout))
-        except RequestTimeout as error:
-            self._kv._offer_retry(error, lambda found: self._proclaimed(txn.answer(found[0])))
-            raise
-
-    def _proclaimed(self, done: TxnResult) -> int:
-        if not done.succeeded:
-            raise self._contest.lost("its key is gone")
-        return done.revision
+        statement = Statement(self, check_proposal(value), self._contest.lost)
+        return self._kv._do(statement, timeout)
 
     def resign(self, *, timeout: float | None = None) -> None:
         """Lead no more: the next one does. May be called again, such as after `RequestTimeout`."""

@@ -8,11 +8,11 @@ from typing import TypeAlias
 from paxon.kvstore.client.arguments import Key, Value, as_text, check_key, check_value
 from paxon.kvstore.client.async_client import AsyncClient
 from paxon.kvstore.client.calls.answers import Entry
-from paxon.kvstore.client.calls.calls import Get, Increment, Put, Txn
+from paxon.kvstore.client.calls.calls import Get, Increment
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.errors import OperationFailed
 from paxon.kvstore.recipes import async_taking, taking
-from paxon.kvstore.recipes.contests import Contender, Contest, Leading
+from paxon.kvstore.recipes.contests import Contender, Contest, Statement
 from paxon.kvstore.recipes.held import AsyncHeld, Held
 
 __all__ = ["AsyncCounter", "AsyncMembers", "AsyncMembership", "Counter", "Members", "Membership"]
@@ -42,11 +42,6 @@ def _all(members: All) -> All:
     return members
 
 
-def _update(member: Leading, value: Value) -> Txn:
-    """Another value for a member's key, if it is one still."""
-    return Txn([member], [Put(member.key, check_value(value), lease=member.lease.id)])
-
-
 class Membership(Held):
     """A member, until it leaves or is lost; see `Held`."""
 
@@ -56,10 +51,7 @@ class Membership(Held):
         Raises:
             LockLost: it is no member any more; nothing was written.
         """
-        done = self._kv._do(_update(self, value), timeout)
-        if not done.succeeded:
-            raise self._contest.lost("its key is gone")
-        return done.revision
+        return self._kv._do(Statement(self, value, self._contest.lost), timeout)
 
     def leave(self, *, timeout: float | None = None) -> None:
         """Be a member no more. May be called again, such as after `RequestTimeout`."""
@@ -109,10 +101,7 @@ class AsyncMembership(AsyncHeld):
 
     async def update(self, value: Value, *, timeout: float | None = None) -> int:
         """Say something else of oneself; see `Membership.update`."""
-        done = await self._kv._do(_update(self, value), timeout)
-        if not done.succeeded:
-            raise self._contest.lost("its key is gone")
-        return done.revision
+        return await self._kv._do(Statement(self, value, self._contest.lost), timeout)
 
     async def leave(self, *, timeout: float | None = None) -> None:
         """Be a member no more. May be called again, such as after `RequestTimeout`."""

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from paxon import Client, Contender, InvalidRequest, LockLost, OperationFailed, Put
+from paxon import (
+    Client,
+    Contender,
+    InvalidRequest,
+    LockLost,
+    OperationFailed,
+    Put,
+    RequestTimeout,
+)
 from paxon.testing import MemoryCluster
 
 
@@ -46,6 +55,26 @@ def test_a_member_that_dies_is_one_no_more(kv: Client) -> None:
     workers.join("one")  # and nobody keeps what it returned, as if its process had died
     assert values(next(told)) == [b"one"]
     assert next(told) == []
+
+
+def test_a_retried_update_says_what_the_update_would(
+    kv: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unheard(*_: object) -> None:
+        error = RequestTimeout("no answer")
+        error.kept = error
+        raise error
+
+    with kv.members("workers").join("one") as one, monkeypatch.context() as patch:
+        patch.setattr(kv, "_ask", unheard)
+        patch.setattr(kv, "_ask_again", lambda _kept, _timeout, answer: answer(answered))
+        with pytest.raises(RequestTimeout) as caught:
+            one.update("uno")
+        answered: list[Any] = [[True, 7, [7]]]
+        assert caught.value.retry() == 7
+        answered = [[False, 7, []]]
+        with pytest.raises(LockLost):
+            caught.value.retry()
 
 
 def test_a_counter_counts(kv: Client) -> None:
