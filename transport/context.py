@@ -7,6 +7,10 @@ ends the context, as a `finally` would, sleeps for ever, and Ctrl-C seems to do 
 
 libzmq's threads begin with a context's first socket, and abort the process if they cannot, or if no
 descriptor is left for them.
+
+One thread serves all sockets, and asks for a name's address itself: while a resolver is silent, as
+for seconds when it is down, nothing is sent or received. So each link that dials a name can have a
+thread of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from typing import Any
 
 import zmq
 
-__all__ = ["TOO_FEW_THREADS", "Context"]
+__all__ = ["COMMON", "TOO_FEW_THREADS", "Context"]
 
 TOO_FEW_THREADS = (
     "this process may start too few threads: raise the limit (ulimit -u, TasksMax= of a systemd "
@@ -29,14 +33,18 @@ _THREADS = 3
 """libzmq's two, and one that may be about to end."""
 _STAY_SECONDS = 1.0
 _PIPES = 6
-"""Two descriptors each: libzmq takes seven for its threads and the first socket."""
+"""Two descriptors each: libzmq takes seven for its threads and the first socket …"""
+_MOST_APART = 8
+"""… and another two for each thread that serves a name. Links beyond these share the first one."""
+COMMON = 1
+"""The AFFINITY of whatever has no thread of its own."""
 
 
-def _need_descriptors() -> None:
+def _need_descriptors(apart: int) -> None:
     """Raise `zmq.ZMQError` if too few descriptors are left for libzmq's threads to begin."""
     pipes: list[int] = []
     try:
-        for _ in range(_PIPES):
+        for _ in range(_PIPES + apart):
             pipes += os.pipe()
     except OSError as error:
         raise zmq.ZMQError(error.errno) from None
@@ -45,7 +53,7 @@ def _need_descriptors() -> None:
             os.close(end)
 
 
-def _need_threads() -> None:
+def _need_threads(apart: int) -> None:
     """Raise `zmq.ZMQError` if this process may start too few threads."""
     go, left = _thread.allocate_lock(), []
     go.acquire()
@@ -57,7 +65,7 @@ def _need_threads() -> None:
         ended.release()
 
     try:
-        for _ in range(_THREADS):
+        for _ in range(_THREADS + apart):
             ended = _thread.allocate_lock()
             ended.acquire()
             _thread.start_new_thread(stay, (ended,))
@@ -75,12 +83,13 @@ class _Socket(zmq.Socket[bytes]):
 
     def __init__(self, context: Context, kind: int, **options: Any) -> None:
         if not context.begun:
-            _need_descriptors()
-            _need_threads()
+            _need_descriptors(len(context.spare))
+            _need_threads(len(context.spare))
             context.begun = True
         context.unclosed.add(self)
         try:
             super().__init__(context, kind, **options)
+            self.setsockopt(zmq.AFFINITY, COMMON)
         except zmq.ZMQError:
             context.unclosed.discard(self)  # there is none: descriptors have run out, for one
             raise
@@ -99,11 +108,20 @@ class Context(zmq.Context[zmq.Socket[bytes]]):
     """Those begun and not yet closed."""
     begun: bool
     """Whether libzmq's threads run."""
+    spare: list[int]
+    """The AFFINITY of each thread that serves no name yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: int = 0) -> None:
+        """`names`: how many links are to have a thread of their own (`apart`)."""
         self.unclosed = set()
         self.begun = False
         super().__init__()
+        self.apart(names)
+
+    def apart(self, names: int) -> None:
+        """So many links that dial names have a thread of their own; before the first socket."""
+        self.spare = [COMMON << number for number in range(1, 1 + min(names, _MOST_APART))]
+        self.set(zmq.IO_THREADS, 1 + len(self.spare))
 
     def destroy(self, linger: int | None = None) -> None:
         """Close all sockets, with this LINGER in milliseconds if it is given, and end the context.

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 import zmq
 
-from paxon.transport.binding import bind
+from paxon.transport.binding import bind, is_host_name
 from paxon.transport.burst import Burst
 from paxon.transport.codec import FrameCodec
 from paxon.transport.context import Context
@@ -204,7 +204,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._bursts_to_housekeeping = _HOUSEKEEPING_EVERY
         self._closed, self._wake_fd, self._look_at = False, -1, 0.0
         self._keeper: KeyKeeper | None = None
-        self._context = Context()
+        self._context = Context(sum(map(is_host_name, peers.values())))
         self._ports: list[tuple[zmq.Socket[bytes], int]] = []
         self._watched: list[tuple[zmq.Socket[bytes] | int, int]] = []
         self._awaited: list[tuple[Any, int]] = []

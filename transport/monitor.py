@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import zmq
 
 from paxon.transport.binding import dial, dialled, is_host_name, others_of
+from paxon.transport.context import COMMON, Context
 from paxon.transport.descriptors import DescriptorGuard
 from paxon.transport.inherited import as_socket
 from paxon.transport.intake import Ledger, Unfinished
@@ -136,6 +137,8 @@ class LinkMonitor:
         self._ways: list[tuple[str, int]] = []
         """What can be dialled: each address, and for a name which kind of its addresses."""
         self._way = 0
+        self._thread = COMMON
+        """libzmq's, that serves the link and looks up its names (transport/context.py)."""
         self.refused = False
         """Whether the other end has refused us since the last `redial`."""
         self.in_vain = False
@@ -222,6 +225,10 @@ class LinkMonitor:
 
     def _dial(self) -> None:
         address, turn = self._ways[self._way]
+        context = self._link.context
+        if self._thread == COMMON and is_host_name(address) and isinstance(context, Context):
+            self._thread = context.spare.pop() if context.spare else COMMON
+        self._link.setsockopt(zmq.AFFINITY, self._thread)
         dial(self._link, address, turn)
 
     def _leave(self, way: tuple[str, int]) -> None:
@@ -230,6 +237,9 @@ class LinkMonitor:
 
     def close(self) -> None:
         """Stop watching; the link itself stays open."""
+        if self._thread != COMMON and isinstance(self._link.context, Context):
+            self._link.context.spare.append(self._thread)
+            self._thread = COMMON
         self._link.disable_monitor()
         self.socket.close(0)
 

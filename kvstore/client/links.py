@@ -30,6 +30,7 @@ from paxon.transport import (
     TransportError,
     end_when_vanished,
 )
+from paxon.transport.binding import is_host_name
 
 __all__ = ["Link", "Links", "MEMORY", "Receive", "Secure", "links_to", "server_addresses"]
 
@@ -46,6 +47,8 @@ Secure = Callable[["zmq.Socket[bytes]", str], None]
 _NOBLOCK = int(zmq.NOBLOCK)
 _POLLIN = int(zmq.POLLIN)
 _POLLOUT = int(zmq.POLLOUT)
+_NAMES = 3
+"""Links that have a thread of libzmq's each, if the first address is a name."""
 _REDIAL_SECONDS = 0.5
 """How long to leave a server alone that has refused us."""
 _VANISHED_AFTER = 6.0
@@ -233,6 +236,8 @@ class Links:
         link: Link | None = None
         try:
             check_address(address)
+            if not self._context.begun and is_host_name(address):
+                self._context.apart(_NAMES)
             link = Link(address, self._context.socket(zmq.DEALER))
             for option, value in _OPTIONS.items():
                 link.socket.setsockopt(option, value)
