@@ -398,7 +398,8 @@ class DataDirectory:
         SQLite tells a full disk from other errors in writing, but not a quota, nor a limit.
         """
         try:
-            end = max(path.stat().st_size for path in self.path.iterdir()) + READ_BYTES
+            sizes = (path.stat().st_size for path in self.path.iterdir())
+            end = max(sizes, default=0) + READ_BYTES
             descriptor = os.open(self.path, os.O_RDWR | getattr(os, "O_TMPFILE", 0), 0o600)
         except OSError as error:
             told = (errno.EROFS, errno.EACCES, errno.EMFILE, errno.ENFILE)

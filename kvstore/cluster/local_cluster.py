@@ -499,20 +499,20 @@ class LocalCluster:
         which it stands still for up to 20 ms.
         """
         supervisor = self._running()
-        described = self._described()
+        servers = self._described().servers  # (others may be added and removed meanwhile)
         alive = {
-            server: described.servers[server].client
-            for server in self._ids
+            server: entry.client
+            for server, entry in servers.items()
             if supervisor.info(server).state in ("running", "stopping")
         }
         replies = ask_status(alive, timeout, self.secure, state=state)
         rows = []
-        for server in self._ids:
+        for server, entry in servers.items():
             info = supervisor.info(server)
             rows.append(
                 ServerStatus(
                     server=server,
-                    address=described.servers[server].client,
+                    address=entry.client,
                     state=info.state,
                     pid=info.pid,
                     reason=info.reason,

@@ -83,7 +83,10 @@ def held_alone(directory: Path) -> ExitStack:
     Each could make some servers' directories, of two clusters. Raises `ClusterError`.
     """
     stack = ExitStack()
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ClusterError(f"the directory {directory} cannot be used: {error.strerror}") from None
     stack.callback(os.close, descriptor)
     stack.callback(closed_here, descriptor)
     keep_from_forks(descriptor)

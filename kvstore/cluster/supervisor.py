@@ -134,7 +134,7 @@ class Supervisor:
 
     def info(self, server: ServerId) -> ProcessInfo:
         """How the process of a server is doing now."""
-        child = self._children[server]
+        child = self._children.get(server) or _Child(server)  # one that is forgotten by now
         process = child.process
         return ProcessInfo(child.state, process.pid if process is not None else None, child.reason)
 

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from paxon import ClusterError, InvalidRequest, OperationFailed
+from paxon.kvstore.cluster import local_cluster
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from paxon.transport import CurveKeys
@@ -359,6 +360,18 @@ def test_local_clusters_refuse_what_cannot_be(one: LocalCluster) -> None:
     with one.client() as kv, pytest.raises(OperationFailed, match="no server 4 waits"):
         kv.add_member(4, timeout=2)
     assert one.servers == [1]
+
+
+def test_members_may_change_while_all_are_asked(
+    one: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meanwhile(*_: object, **__: object) -> dict[int, object]:
+        monkeypatch.setattr(one, "_ids", [1, 2])
+        monkeypatch.setattr(one._running(), "_children", {})
+        return {}
+
+    monkeypatch.setattr(local_cluster, "ask_status", meanwhile)
+    assert [(row.server, row.state) for row in one.status()] == [(1, "stopped")]
 
 
 def test_a_stale_cluster_file_is_answered_by_the_list_in_force(tmp_path: Path) -> None:

@@ -316,3 +316,11 @@ def test_the_witness_is_one_write_of_one_length(
     assert len(writes) > 10
     assert {offset for _, offset in writes} == {0}
     assert len({length for length, _ in writes}) == 1 and writes[0][0] <= 512
+
+
+def test_nothing_is_wrong_with_a_disk_whose_directory_was_emptied(used: Path) -> None:
+    storage = open_sqlite(used)
+    for path in used.iterdir():
+        path.unlink()
+    assert storage._directory.unwritable() is None
+    storage.close()
