@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
@@ -30,7 +31,7 @@ from paxon.kvstore.client.calls.drafts import Draft
 from paxon.kvstore.client.calls.keys import Bounds, Leased, Values
 from paxon.kvstore.client.calls.tries import pause_before_next
 from paxon.kvstore.client.checks import call_async, check_mode, check_timeout
-from paxon.kvstore.errors import Compacted
+from paxon.kvstore.errors import Compacted, Conflict
 
 __all__ = ["AsyncStoreCalls", "AsyncTransaction"]
 
@@ -165,12 +166,11 @@ class AsyncStoreCalls(Comparing):
             except Compacted:
                 pass  # what was read first went meanwhile
             else:
-                txn = transaction._txn()
-                if (
-                    txn is None
-                    or (await self._run(txn.steps(), until, "linearizable", txn)).succeeded
-                ):
-                    return value
+                commit = transaction._commit(value)
+                with contextlib.suppress(Conflict):
+                    if commit is None:
+                        return value
+                    return await self._run(commit.steps(), until, "linearizable", commit)
             tries += 1
             await asyncio.sleep(pause_before_next(tries, until - time.monotonic()))
 

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from paxon.kvstore.client.arguments import Key, Value, as_text, check_key
 from paxon.kvstore.client.calls.answers import Entry
-from paxon.kvstore.client.calls.calls import Delete, Put, Range, Steps, Txn
+from paxon.kvstore.client.calls.calls import Call, Delete, Put, Range, Steps, Txn
 from paxon.kvstore.client.calls.conditions import Condition
 from paxon.kvstore.client.calls.keys import Bounds, Leased, span_of
-from paxon.kvstore.errors import InvalidRequest
-from paxon.kvstore.store.operations import Compare, PutItem
+from paxon.kvstore.errors import Conflict, InvalidRequest
+from paxon.kvstore.store.operations import Compare, PutItem, Result
 from paxon.kvstore.store.operations import Put as WirePut
 from paxon.kvstore.store.spans import contains
 
-__all__ = ["Draft"]
+__all__ = ["Commit", "Draft"]
+
+T = TypeVar("T")
+
+
+class Commit(Call[T]):
+    """A draft as one transaction. Result: the value of the function that made it."""
+
+    __slots__ = ("_txn", "_value")
+
+    def __init__(self, txn: Txn, value: T) -> None:
+        super().__init__(txn.operation)
+        self._txn, self._value = txn, value
+
+    def answer(self, result: Result) -> T:
+        """Raises `Conflict`: something that was read has changed."""
+        if self._txn.answer(result).succeeded:
+            return self._value
+        raise Conflict("what the transaction reads was changed meanwhile: nothing was written")
 
 
 class Draft:
@@ -33,14 +53,14 @@ class Draft:
         """Remove a key when this is committed."""
         self._writes[check_key(key)] = Delete(key)
 
-    def _txn(self) -> Txn | None:
-        """The transaction to commit, if nothing that was read has changed; None: there is none."""
+    def _commit(self, value: T) -> Commit[T] | None:
+        """What to ask for, if nothing that was read has changed; None: nothing is written."""
         if not self._writes:
             return None
         compares = [
             Compare(key, "modified", "=", modified) for key, modified in self._seen.items()
         ] + [Compare(key, "modified", "<", self._revision + 1, end) for key, end in self._spans]
-        return Txn(list(map(Condition, compares)), list(self._writes.values()))
+        return Commit(Txn(list(map(Condition, compares)), list(self._writes.values())), value)
 
     def _get(self, key: Key) -> Steps[bytes | None]:
         written = self._writes.get(check_key(key))

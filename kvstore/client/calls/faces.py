@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -29,7 +30,7 @@ from paxon.kvstore.client.calls.drafts import Draft
 from paxon.kvstore.client.calls.keys import Bounds, Leased, Values
 from paxon.kvstore.client.calls.tries import pause_before_next
 from paxon.kvstore.client.checks import call_plain, check_mode, check_timeout
-from paxon.kvstore.errors import Compacted
+from paxon.kvstore.errors import Compacted, Conflict
 
 __all__ = ["StoreCalls", "Transaction"]
 
@@ -194,9 +195,11 @@ class StoreCalls(Comparing):
             except Compacted:
                 pass  # what was read first went meanwhile
             else:
-                txn = transaction._txn()
-                if txn is None or self._run(txn.steps(), until, "linearizable", txn).succeeded:
-                    return value
+                commit = transaction._commit(value)
+                with contextlib.suppress(Conflict):
+                    if commit is None:
+                        return value
+                    return self._run(commit.steps(), until, "linearizable", commit)
             tries += 1
             time.sleep(pause_before_next(tries, until - time.monotonic()))
 
