@@ -35,7 +35,7 @@ _STAY_SECONDS = 1.0
 _PIPES = 6
 """Two descriptors each: libzmq takes seven for its threads and the first socket …"""
 _MOST_APART = 8
-"""… and another two for each thread that serves a name. Links beyond these share the first one."""
+"""… and another two for each thread that serves a name. Links beyond these share one."""
 COMMON = 1
 """The AFFINITY of whatever has no thread of its own."""
 
@@ -109,19 +109,34 @@ class Context(zmq.Context[zmq.Socket[bytes]]):
     begun: bool
     """Whether libzmq's threads run."""
     spare: list[int]
-    """The AFFINITY of each thread that serves no name yet."""
+    """The AFFINITY of each thread that serves no name yet; the first one is for latecomers."""
 
     def __init__(self, names: int = 0) -> None:
-        """`names`: how many links are to have a thread of their own (`apart`)."""
+        """`names`: how many links are known to dial names (`apart`)."""
         self.unclosed = set()
         self.begun = False
         super().__init__()
         self.apart(names)
 
     def apart(self, names: int) -> None:
-        """So many links that dial names have a thread of their own; before the first socket."""
-        self.spare = [COMMON << number for number in range(1, 1 + min(names, _MOST_APART))]
-        self.set(zmq.IO_THREADS, 1 + len(self.spare))
+        """So many links that dial names have a thread of their own, and later ones share another.
+
+        To be called before the first socket is made.
+        """
+        threads = min(names, _MOST_APART) + (names > 0)
+        self.spare = [COMMON << number for number in range(1, 1 + threads)]
+        self.set(zmq.IO_THREADS, 1 + threads)
+
+    def take_thread(self) -> int:
+        """The AFFINITY of a link that dials names, to be given back by `give_thread`."""
+        if not self.spare:
+            return COMMON
+        return self.spare.pop() if len(self.spare) > 1 else self.spare[0]
+
+    def give_thread(self, affinity: int) -> None:
+        """The link is gone."""
+        if affinity not in (COMMON, *self.spare):
+            self.spare.append(affinity)
 
     def destroy(self, linger: int | None = None) -> None:
         """Close all sockets, with this LINGER in milliseconds if it is given, and end the context.

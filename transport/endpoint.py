@@ -81,6 +81,7 @@ _REMEMBERED = 4096
 """Clients remembered as not reading."""
 _ASKED_FRAMES = 2
 """After so many frames of a burst the port is asked whether there is another."""
+_LIKELY_NAMES = 2
 _HOUSEKEEPING_EVERY = 64
 """Bursts between two looks at the monitors while the loop never sleeps."""
 
@@ -145,6 +146,11 @@ class _Port:
         return f"{host or 'an unnamed sender'} ({self.name})"
 
 
+def _names_among(peers: Mapping[int, str]) -> int:
+    """How many links are likely to dial names: who is to join a cluster knows nobody yet."""
+    return sum(map(is_host_name, peers.values())) if peers else _LIKELY_NAMES
+
+
 class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
     """The `Network` of a server, and the source of its bursts. One thread."""
 
@@ -204,7 +210,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._bursts_to_housekeeping = _HOUSEKEEPING_EVERY
         self._closed, self._wake_fd, self._look_at = False, -1, 0.0
         self._keeper: KeyKeeper | None = None
-        self._context = Context(sum(map(is_host_name, peers.values())))
+        self._context = Context(_names_among(peers))
         self._ports: list[tuple[zmq.Socket[bytes], int]] = []
         self._watched: list[tuple[zmq.Socket[bytes] | int, int]] = []
         self._awaited: list[tuple[Any, int]] = []

@@ -227,7 +227,7 @@ class LinkMonitor:
         address, turn = self._ways[self._way]
         context = self._link.context
         if self._thread == COMMON and is_host_name(address) and isinstance(context, Context):
-            self._thread = context.spare.pop() if context.spare else COMMON
+            self._thread = context.take_thread()
         self._link.setsockopt(zmq.AFFINITY, self._thread)
         dial(self._link, address, turn)
 
@@ -237,8 +237,8 @@ class LinkMonitor:
 
     def close(self) -> None:
         """Stop watching; the link itself stays open."""
-        if self._thread != COMMON and isinstance(self._link.context, Context):
-            self._link.context.spare.append(self._thread)
+        if isinstance(self._link.context, Context):
+            self._link.context.give_thread(self._thread)
             self._thread = COMMON
         self._link.disable_monitor()
         self.socket.close(0)

@@ -178,15 +178,15 @@ def _begun(context: Context) -> Context:
 def test_links_that_dial_names_do_not_wait_for_each_others_resolver() -> None:
     """libzmq looks a name up in the thread that serves the link, and a resolver may be silent."""
     context = Context(names=2)
-    monitors = {host: LinkMonitor(context.socket(zmq.DEALER)) for host in ("127.0.0.1", *"abc")}
+    monitors = {host: LinkMonitor(context.socket(zmq.DEALER)) for host in ("127.0.0.1", *"abcd")}
     links = [monitor._link for monitor in monitors.values()]
     for host, each in monitors.items():
         each.dial(f"tcp://{host}:9")
-    assert context.get(zmq.IO_THREADS) == 3
-    assert [link.get(zmq.AFFINITY) for link in links] == [1, 4, 2, 1]  # the last one found none
+    assert context.get(zmq.IO_THREADS) == 4
+    assert [link.get(zmq.AFFINITY) for link in links] == [1, 8, 4, 2, 2]  # the latter share one
     monitors["a"].redial()
-    assert links[1].get(zmq.AFFINITY) == 4
+    assert links[1].get(zmq.AFFINITY) == 8
     for each in monitors.values():
         each.close()
-    assert sorted(context.spare) == [2, 4]
+    assert sorted(context.spare) == [2, 4, 8]
     context.destroy(linger=0)
