@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from paxon import Client, Inside, InvalidRequest, LeaseExpired, LockLost, NotAcquired, Put
+from paxon.kvstore.client.watches.events import Event
 from paxon.kvstore.recipes.barriers import Hall, _Arrivals, meet
 from paxon.kvstore.recipes.contests import Plan
 from paxon.testing import MemoryCluster
@@ -162,6 +163,14 @@ def test_who_was_cut_off_while_all_were_there_goes_on_too(cluster: MemoryCluster
             except StopIteration as stop:
                 assert stop.value[0] < stop.value[1]
                 break
+
+
+def test_who_waits_sees_by_itself_that_all_are_there() -> None:
+    """Whoever came last may have died before it said so."""
+    hall = Hall("go", "barrier", 3, 5.0)
+    arrivals = _Arrivals(hall, hall.key(1), [hall.key(1)], 1)
+    come = [Event("put", hall.key(n), hall.value, n, n, 1, n) for n in (2, 3)]
+    assert not arrivals.over(come[:1]) and arrivals.over(come[1:]) and arrivals.full
 
 
 def step(kv: Client, plan: Plan[Any]) -> Any:

@@ -236,6 +236,10 @@ def test_the_async_lock_does_the_same(cluster: MemoryCluster) -> None:
                 async with kv.lock("a") as held:
                     order.append((number, held.fence))
 
+            async with lock as held:
+                async with lock:
+                    pass
+                await held.check()  # entered twice, and left once
             async with lock as held, lock as again:
                 assert again is held and await lock.locked() and lock.name == "a"
                 tasks = []

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from paxon.actors import Ballot
 from paxon.actors.messages import (
     P1A,
@@ -14,6 +16,7 @@ from paxon.actors.messages import (
     Heartbeat,
     HeartbeatReply,
     NotLeader,
+    Query,
     QueryReply,
     ReplyStatus,
 )
@@ -72,6 +75,16 @@ def test_one_round_serves_all_reads_that_wait() -> None:
     cluster.stabilize()
     assert [a.id for a in cluster.answers()] == list(range(1, 12))
     assert cluster.servers[1].describe().counters["read_rounds"] - rounds == 2
+
+
+@pytest.mark.parametrize(("bound", "most"), [("MAX_READS", 3), ("MAX_READ_BYTES", 1)])
+def test_only_so_many_reads_wait(bound: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"paxon.actors.server.{bound}", most)
+    cluster = served()
+    for number in range(1, 6):
+        cluster.request(1, Query(number, "linearizable", b"q"))
+    refused = [a.id for a in cluster.answers() if a.status == ReplyStatus.OVERLOADED]
+    assert refused == list(range(1 + most, 6))
 
 
 def test_a_reply_that_names_another_ballot_confirms_nothing() -> None:
