@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,7 +28,10 @@ from paxon import (
     Transaction,
     Txn,
 )
+from paxon.kvstore.client.calls.async_faces import AsyncStoreCalls
 from paxon.kvstore.client.calls.calls import Call, GetMany
+from paxon.kvstore.client.calls.drafts import Draft
+from paxon.kvstore.client.calls.faces import StoreCalls
 from paxon.kvstore.store.operations import refusal
 from paxon.testing import MemoryCluster
 
@@ -499,3 +503,72 @@ def test_the_async_twins(cluster: MemoryCluster) -> None:
                 await kv.entry("a", revision=revision - 1)
 
     asyncio.run(body())
+
+
+# --- the plain client and its asyncio twin ask for the same ---------------------------------------
+
+
+class Asked(Exception):
+    """What a face would ask for: the operation, how it is read, and for how many seconds."""
+
+
+class Plain(StoreCalls):
+    _timeout = 20.0
+
+    def _run(self, steps: Any, until: float, mode: Any, call: Any = None) -> Any:
+        raise Asked(next(steps), mode, round(until - time.monotonic()))
+
+
+class Twin(AsyncStoreCalls):
+    _timeout = 20.0
+
+    async def _run(self, steps: Any, until: float, mode: Any, call: Any = None) -> Any:
+        raise Asked(next(steps), mode, round(until - time.monotonic()))
+
+
+def asked(face: Any, name: str, given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    with pytest.raises((Asked, InvalidRequest)) as found:
+        coroutine = getattr(face, name)(*given, **options)
+        coroutine.send(None)
+    return found.value.args
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "options"),
+    [
+        ("entry", ("k",), {"revision": 3, "mode": "stale", "timeout": 5}),
+        ("range", (), {
+            "range": ("a", "b"), "limit": 3, "sort": "version", "reverse": True, "revision": 3,
+            "keys_only": True, "min_modified": 2, "max_modified": 9, "min_created": 3,
+            "max_created": 8, "mode": "lease", "timeout": 5,
+        }),
+        ("range", (), {"prefix": "a", "count_only": True}),
+        ("get_many", (["a", "b"],), {"mode": "stale", "timeout": 5}),
+        ("put_many", ({"a": "b"},), {"lease": 7, "timeout": 5}),
+        ("delete_prefix", ("a",), {"timeout": 5}),
+        ("delete_range", ("a", "b"), {"timeout": 5}),
+        ("increment", ("a",), {"by": 5, "timeout": 5}),
+        ("compact", (7,), {"timeout": 5}),
+        ("txn", (), {
+            "if_": [Plain().version("a") > 0], "then": [Put("a", "b")], "else_": [Put("c", "d")],
+            "mode": "stale", "timeout": 5,
+        }),
+    ],
+)  # fmt: skip
+def test_both_faces_pass_on_all_that_they_are_given(
+    name: str, given: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    whole = asked(Plain(), name, given, options)
+    assert asked(Twin(), name, given, options) == whole
+    for each in options:
+        rest = {key: value for key, value in options.items() if key != each}
+        assert asked(Plain(), name, given, rest) != whole, each
+
+
+def test_a_draft_keeps_the_lease_and_a_transaction_says_that_it_is_too_large() -> None:
+    draft = Draft()
+    draft.put("k", "v", lease=7)
+    txn: Any = draft._txn()
+    assert txn.operation.then[0].lease == 7
+    with pytest.raises(TooLarge):
+        Txn([], [Put(str(n), "") for n in range(10_001)])
