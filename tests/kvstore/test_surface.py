@@ -568,7 +568,7 @@ def test_both_faces_pass_on_all_that_they_are_given(
 def test_a_draft_keeps_the_lease_and_a_transaction_says_that_it_is_too_large() -> None:
     draft = Draft()
     draft.put("k", "v", lease=7)
-    txn: Any = draft._txn()
-    assert txn.operation.then[0].lease == 7
+    commit: Any = draft._commit(None)
+    assert commit.operation.then[0].lease == 7
     with pytest.raises(TooLarge):
         Txn([], [Put(str(n), "") for n in range(10_001)])

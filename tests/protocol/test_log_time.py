@@ -14,6 +14,7 @@ from paxon.actors.log_time import MAX_TIME_JUMP, NANOSECONDS, LogTime
 from paxon.actors.messages import (
     P2A,
     Batch,
+    CatchUpRequest,
     Entry,
     Heartbeat,
     HeartbeatReply,
@@ -223,6 +224,35 @@ def test_a_leader_that_knows_less_than_a_snapshot_has_no_time_to_tell() -> None:
     late = beat(third.promised, commit=third.log.discarded - 1, time=known + SECOND)
     cluster.hand(3, 1, late)
     assert time_at(third) == known
+
+
+def test_what_was_heard_counts_no_more_once_a_snapshot_has_come() -> None:
+    """It does not tell who has led since, and may have begun at an earlier time."""
+    options = {**SLOW, "policy": "random", "retain_slots": 3, "snapshot_slots": 4}
+    cluster = Cluster(5, options=options, machine=Alarms)
+    cluster.start(1, 2, 3, 4, election_timeout_min=20.0, election_timeout_max=30.0).start(5)
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    cluster.isolate(2, 3)
+    cluster.pass_time(3.0, 0.1)  # servers 4 and 5 hear of it, and 5 of nothing that follows
+    cluster.crash(1)
+    cluster.heal()
+    cluster.isolate(5)
+    cluster.lead(2)
+    cluster.command(2, session, 1, b"in %d" % (10 * SECOND))
+    for seq in range(2, 8):
+        cluster.command(2, session, seq, b"note", acked=seq)
+        cluster.stabilize()
+    cluster.pass_time(0.6)
+    cluster.crash(2)
+    cluster.heal()
+    cluster.hand(3, 5, CatchUpRequest(2))
+    cluster.pass_time(2.1, 0.1)  # it waits for those who might object
+    late = cluster.lead(5)
+    assert late.describe().counters["snapshots_received"] == 1
+    assert late.application.executed == cluster.servers[3].log.discarded
+    assert alarms(cluster, 5).due == 10 * SECOND
+    assert time_at(late) < SECOND, "it has begun where another reign would have been by now"
 
 
 def test_what_comes_back_of_an_older_reign_counts_more_than_what_was_heard_since() -> None:
