@@ -106,6 +106,11 @@ class Errand:
         """It is done after all is healed, and has to come to an end."""
         self.over = False
 
+    def end(self) -> None:
+        """Leave it as it is."""
+        self.over = True
+        self.steps.close()
+
 
 class Watch:
     """A watch, and up to where it was told: each answer is what it ought to be."""
@@ -223,7 +228,7 @@ class Coordinator:
         from tests.simulation.errands import closing
 
         for errand in self.errands:
-            errand.over = True
+            errand.end()
         self.errands.clear()
         self.run(closing(self), final=True)
 
@@ -232,7 +237,7 @@ class Coordinator:
         self.world.note(CLIENT_PLACE + self.number, "restarts")
         again = sum(errand.again for errand in self.errands)
         for errand in self.errands:
-            errand.over = True
+            errand.end()
         self.errands.clear()
         self.watching.clear()
         self._stalled_until = 0.0
