@@ -283,7 +283,8 @@ def _draw_transfers(plan: Plan) -> list[Fault]:
 
 def _draw_little_room(plan: Plan) -> list[Fault]:
     """Disks run out of room for the log, for a while; drawn apart."""
-    random = Random(f"room {plan.seed}")
+    about = " beside more" if plan.coordination or plan.spare else ""
+    random = Random(f"room {plan.seed}{about}")
     if random.random() < 0.7 or not plan.faults:
         return []
     found = _strew(random, plan, ["little_room"], random.choice((30.0, 90.0)), 1.0)
