@@ -17,7 +17,6 @@ from paxon.kvstore.cli.store import (
     JsonOption,
     KeyOption,
     TimeoutOption,
-    find_target,
     open_client,
 )
 from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
@@ -71,13 +70,9 @@ def save(
     Example: paxon backup save monday.paxon --cluster cluster.toml
     """
     from paxon.kvstore.cluster import backup  # noqa: PLC0415 (keeps other commands quick)
-    from paxon.kvstore.cluster.status import look_around  # noqa: PLC0415
 
-    target = find_target(cluster, key_file)
     with waiting(f"{file} is whole, or not there"), open_client(cluster, key_file, timeout) as kv:
-        rows = look_around(target.addresses, 2.0, target.secure)
-        name = next((row.reply.cluster for row in rows if row.reply is not None), "")
-        found = backup.save(kv, file, name)
+        found = backup.save(kv, file, kv.cluster_members(stale=True).cluster)
     _print("saved", file, found, as_json=as_json)
 
 
