@@ -98,7 +98,8 @@ def _restored(path: Path, world: World) -> Any:
 def start_restored(world: World, fault: Fault) -> list[ServerId]:
     """Start some servers on directories restored from the last backup; which ones."""
     nodes = world.nodes
-    chosen = [s for s in nodes if fault.group >> s & 1 and nodes[s].newest is None]
+    group = -1 if fault.amount > 0.5 else fault.group  # (all of them: it serves, most likely)
+    chosen = [s for s in nodes if group >> s & 1 and nodes[s].newest is None]
     if world.saved is None or any(node.away is not None for node in nodes.values()):
         return []
     if any(disk.replaced for disk in world.watch.disks.values()):
