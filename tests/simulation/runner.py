@@ -128,7 +128,8 @@ def _heal(world: World) -> None:
     members = world.watch.epochs.last.servers
     servers = [server for server in servers if server.settings.server in members]
     if world.plan.demands_progress:
-        world.watch.check_handed_on(servers, told)
+        # (One that was made a member since then may not know of it yet.)
+        world.watch.check_handed_on([server for server in servers if server.is_member], told)
     world.watch.check_states(n.server for n in world.nodes.values() if n.server is not None)
 
 
