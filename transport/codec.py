@@ -233,9 +233,14 @@ class FrameCodec(Generic[SendT, ReceiveT]):
         return self._accept_any_cluster and not (identity and self.identity)
 
     def _introduced(self, sender: int, identity: int, messages: list[ReceiveT]) -> list[ReceiveT]:
-        """The messages that pass from a frame of another cluster; nothing else in it counts."""
+        """The messages that pass from a frame of another cluster.
+
+        Where either belongs to none they are taken out of what else there is; else they come alone.
+        """
         kept = [message for message in messages if isinstance(message, self._introductions)]
-        if kept or (not self.identity and self._introductions):
+        if kept and (not identity or len(kept) == len(messages)):
+            return kept
+        if not self.identity and self._introductions:
             return kept
         raise ForeignCluster(_who(sender), identity, self.identity)
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from paxon.actors.disk.data_directory import DATABASE_NAME
+from paxon.actors.ballot import ServerId
+from paxon.actors.disk.data_directory import WITNESS_NAME, owner_of
 from paxon.actors.disk.storage import NO_ROOM
 
 __all__ = [
@@ -34,7 +36,11 @@ AMPLE = 64 << 20
 FEWEST_PAGES, MOST_PAGES = 64, 1000
 """The write-ahead log is copied into the database at so many pages: the fewer, the less room."""
 SURVEY_SECONDS = 1.0
-"""Between two looks at who else has how much of a disk."""
+"""Between two looks at who else has how much of a disk …"""
+SHARED_BELOW = 8
+"""… of which no more is free than so many times what this server has, and 64 MiB each time."""
+MOST_BESIDE = 1000
+"""Of a directory with more entries not all are looked at."""
 OUR_NAMES = ("paxon.", "snapshot-", "incoming-")
 """How the names of a server's large files begin."""
 
@@ -114,15 +120,14 @@ class NoRoomError(Exception):
     """A snapshot would take the disk's last bytes from the log; the text says so."""
 
 
-def reserve(descriptor: int, size: int, free: int | None) -> None:
+def reserve(descriptor: int, size: int) -> None:
     """Have the disk promise room for a file of `size` bytes, beside what the log needs.
 
-    Raises `OSError` or `NoRoomError` before a byte is written in vain; `free` bytes may be taken.
-    The file's length stays as it is. Without such a call (outside Linux, or on a file system that
-    cannot) it promises nothing.
+    Raises `OSError` or `NoRoomError` before a byte is written in vain. The file's length stays as
+    it is. Without such a call (outside Linux, or on a file system that cannot) it promises nothing.
     """
     missing = size - os.fstat(descriptor).st_size
-    if missing > 0 and free is not None and free < missing + LOG_ROOM:
+    if missing > 0 and _free(os.fstatvfs(descriptor)) < missing + LOG_ROOM:
         raise NoRoomError(_NO_ROOM)
     if _fallocate is not None and missing > 0:
         ctypes.set_errno(0)
@@ -132,49 +137,70 @@ def reserve(descriptor: int, size: int, free: int | None) -> None:
 
 
 class SharedDisk:
-    """The disk of a server's directory, and the servers whose directories lie beside it there.
+    """The disk of a server's directory, and others of its cluster that lie beside it there.
 
-    Once it may get tight each has its part: nobody takes what another counts on.
+    Once it may get tight each has its part, so that no log takes what another counts on. A snapshot
+    is taken wherever there is room, for it makes some.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, cluster: str, server: ServerId) -> None:
         self._directory = directory
+        self._cluster = cluster
+        self._server = server
         self._surveyed_at = -SURVEY_SECONDS
         self._pool = 0
-        """Bytes that are free, or any server's here …"""
+        """Bytes that are free, or any of these servers' …"""
         self._others: list[int] = []
         """… and what each of the others had of it."""
         self.filled_by_others = False
-        """Whether most of what the disk holds is no server's."""
+        """Whether most of what a tight disk holds is in no server's directory here."""
 
     def free_bytes(self) -> int | None:
         """Bytes that this server may take of the disk; None if it does not say."""
-        try:
-            now = time.monotonic()
-            if now >= self._surveyed_at + SURVEY_SECONDS:
-                self._surveyed_at = now
-                self._survey()
-            free, _ = _free_and_used(self._directory)
-            if not self._others:
-                return free
-            return min(free, part_of(self._pool, _taken(self._directory), self._others))
-        except OSError:
-            return None
+        free = None
+        with contextlib.suppress(OSError):  # (no descriptor, for one)
+            state = os.statvfs(self._directory)
+            free = _free(state) if state.f_blocks else None
+            own = _taken(self._directory)
+            if free is not None and free < SHARED_BELOW * (own + AMPLE):
+                self._survey(own)
+                if self._others:
+                    return min(free, part_of(self._pool, own, self._others))
+        return free
 
-    def _survey(self) -> None:
-        directory, disk = self._directory, self._directory.stat()
-        free, used = _free_and_used(directory)
-        others = []
-        for database in directory.parent.glob(f"*/{DATABASE_NAME}"):
-            with contextlib.suppress(OSError):  # it has just gone
-                state = database.parent.stat()
-                if state.st_dev == disk.st_dev and state.st_ino != disk.st_ino:
-                    others.append(_taken(database.parent))
-        ours = _taken(directory) + sum(others)
+    def _survey(self, own: int) -> None:
+        """Once in a while look at who else has how much."""
+        now = time.monotonic()
+        if now < self._surveyed_at + SURVEY_SECONDS:
+            return
+        self._surveyed_at = now
+        before = _free(os.statvfs(self._directory))
+        newest: dict[ServerId, tuple[float, int]] = {}
+        ours = own
+        for directory in self._beside():
+            owner, taken = owner_of(directory), _taken(directory)
+            ours += taken
+            if owner.cluster == self._cluster and owner.server != self._server:
+                this = ((directory / WITNESS_NAME).stat().st_mtime, taken)
+                newest[owner.server] = max(this, newest.get(owner.server, this))
+        self._others = [taken for _, taken in newest.values()]
+        after = os.statvfs(self._directory)
         # What one of them has just taken, or given back, is counted once at the most.
-        self._pool = min(free, _free_and_used(directory)[0]) + ours
-        self._others = others
-        self.filled_by_others = used > 2 * ours
+        self._pool = min(before, _free(after)) + own + sum(self._others)
+        self.filled_by_others = (after.f_blocks - after.f_bfree) * after.f_frsize > 2 * ours
+
+    def _beside(self) -> Iterator[Path]:
+        """Other data directories on this disk. (What is mounted there might never answer.)"""
+        with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="replace") as lines:
+            mounted = {line.split()[4] for line in lines}
+        own = self._directory.absolute()
+        with os.scandir(own.parent) as entries:
+            for entry in itertools.islice(entries, MOST_BESIDE):
+                path = Path(entry.path)
+                if path == own or entry.path in mounted or not entry.is_dir(follow_symlinks=False):
+                    continue
+                if (path / WITNESS_NAME).is_file():
+                    yield path
 
 
 def part_of(pool: int, own: int, others: Sequence[int]) -> int:
@@ -192,24 +218,19 @@ def part_of(pool: int, own: int, others: Sequence[int]) -> int:
     return max(0, plenty, pool // sharing - own)
 
 
-def _free_and_used(directory: Path) -> tuple[int, int]:
-    """Bytes of its disk: left for this process's user, and taken by anybody.
-
-    Raises `OSError` if it does not say.
-    """
-    state = os.statvfs(directory)
-    if not state.f_blocks:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    return state.f_bavail * state.f_frsize, (state.f_blocks - state.f_bfree) * state.f_frsize
+def _free(state: os.statvfs_result) -> int:
+    """Bytes left for this process's user."""
+    return state.f_bavail * state.f_frsize
 
 
 def _taken(directory: Path) -> int:
     """What the large files of a server's directory take."""
     total = 0
-    for entry in os.scandir(directory):
-        if entry.name.startswith(OUR_NAMES):
-            with contextlib.suppress(FileNotFoundError):  # a snapshot got its name
-                total += allocated_bytes(entry.stat())
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name.startswith(OUR_NAMES):
+                with contextlib.suppress(FileNotFoundError):  # a snapshot got its name
+                    total += allocated_bytes(entry.stat())
     return total
 
 

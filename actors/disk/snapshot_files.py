@@ -79,7 +79,7 @@ class SnapshotFiles:
     ) -> None:
         """`lock` is a descriptor that a forked child must not keep open."""
         self._directory = directory
-        self.disk = SharedDisk(directory)
+        self.disk = SharedDisk(directory, cluster, server)
         self._cluster = cluster.encode()
         self._server = server
         self._fork = fork and hasattr(os, "fork")
@@ -389,7 +389,7 @@ class SnapshotFiles:
         try:
             pieces = list(produce())
             size = sum(len(piece) for piece in pieces)
-            reserve(descriptor, self._header_bytes + size, self.disk.free_bytes())
+            reserve(descriptor, self._header_bytes + size)
             os.ftruncate(descriptor, self._header_bytes + size)  # so the server knows it, too
             os.lseek(descriptor, self._header_bytes, os.SEEK_SET)
             checksum = unsynced = 0
@@ -487,7 +487,7 @@ class SnapshotFiles:
         else:
             os.ftruncate(self._incoming_file, 0)
             os.pwrite(self._incoming_file, self._header(info), 0)
-        reserve(self._incoming_file, self._header_bytes + info.size, self.disk.free_bytes())
+        reserve(self._incoming_file, self._header_bytes + info.size)
         self._abandon()  # the one to come is newer, but might have found no room beside it
         self._incoming = info
 

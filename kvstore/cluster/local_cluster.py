@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 import msgspec
 
 from paxon.actors import ServerId, SettingsError, StateMachine
-from paxon.actors.ballot import MOST_SERVERS, in_list
+from paxon.actors.ballot import in_list
 from paxon.actors.disk.data_directory import owner_of, replace_file
 from paxon.actors.members import MemberChange
 from paxon.kvstore.client.addresses import (
@@ -43,6 +43,7 @@ from paxon.kvstore.cluster.local_files import (
     ClusterError,
     ClusterOptionError,
     PortTaken,
+    check_arguments,
     cluster_directory,
     held_alone,
     machine_name,
@@ -136,7 +137,7 @@ class LocalCluster:
         Raises `ClusterError` for what cannot be.
         """
         refuse_while_imported()
-        _check_arguments(servers, port, metrics, keys)
+        check_arguments(servers, port, metrics, keys)
         self._ids = self._wanted = list(range(1, servers + 1))
         self._given_directory = None if directory is None else usable_path(directory)
         self._directory: Path | None = None
@@ -360,10 +361,11 @@ class LocalCluster:
                 self._join(server, timeout, lambda kv, given: kv.add_member(
                     server, learner=learner, timeout=timeout, **given
                 ))  # fmt: skip
-            except BaseException:
-                self._result(server, self._running().send(server, signal.SIGTERM), "did not stop")
-                self._running().forget(server)
-                raise
+            finally:
+                if server not in self._ids:
+                    sent = self._running().send(server, signal.SIGTERM)
+                    self._result(server, sent, "did not stop")
+                    self._running().forget(server)
             return server
 
     def remove_server(self, server: ServerId, *, timeout: float = 10.0) -> None:
@@ -404,8 +406,13 @@ class LocalCluster:
             "incarnation": owner_of(Path(entry.directory)).incarnation,
             "peer": entry.peer, "client": entry.client, "key": entry.public_key,
         }  # fmt: skip
-        self._change(lambda kv: ask(kv, given), timeout)
-        self._describe_anew(grown, sorted({*self._ids, server}))
+        members = sorted({*self._ids, server})
+        try:
+            self._change(lambda kv: ask(kv, given), timeout)
+        except KeyboardInterrupt:  # asked, and not answered: it may well be a member
+            self._describe_anew(grown, members)
+            raise
+        self._describe_anew(grown, members)
         self._await_part(server, timeout)
 
     def _start_joiner(self, server: ServerId) -> ClusterDescription:
@@ -681,18 +688,3 @@ def _end(
 def _let_go(held: list[socket.socket | ExitStack]) -> None:
     while held:
         held.pop().close()
-
-
-def _check_arguments(servers: object, port: int | None, metrics: object, keys: object) -> None:
-    """Raise `ClusterOptionError` for what is of a wrong type or size."""
-    if type(servers) is not int or not 1 <= servers <= MOST_SERVERS:
-        raise ClusterOptionError(
-            f"servers = {servers!r}: must be a number of servers, from 1 to {MOST_SERVERS}"
-        )
-    if type(keys) is not bool:
-        raise ClusterOptionError(f"keys = {keys!r}: must be True or False")
-    for name, number in (("port", port), ("metrics", metrics)):
-        if number is not None and type(number) is not int:
-            raise ClusterOptionError(f"{name} = {number!r}: must be a number, or None")
-    if port is not None and port < 1:
-        raise ClusterOptionError(f"port = {port}: must be above 0, or None for free ports")

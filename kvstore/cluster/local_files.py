@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from paxon.actors import ServerId, StateMachine
-from paxon.actors.ballot import in_list
+from paxon.actors.ballot import MOST_SERVERS, in_list
 from paxon.actors.disk.data_directory import make_directory, owner_of
 from paxon.actors.disk.sqlite_format import held_in
 from paxon.actors.execution.machine_errors import check_limits
@@ -28,6 +28,7 @@ __all__ = [
     "ClusterError",
     "ClusterOptionError",
     "PortTaken",
+    "check_arguments",
     "cluster_directory",
     "held_alone",
     "machine_name",
@@ -222,3 +223,18 @@ def remove(paths: Sequence[Path]) -> None:
 def _remove_tree(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path)
+
+
+def check_arguments(servers: object, port: int | None, metrics: object, keys: object) -> None:
+    """Raise `ClusterOptionError` for what is of a wrong type or size."""
+    if type(servers) is not int or not 1 <= servers <= MOST_SERVERS:
+        raise ClusterOptionError(
+            f"servers = {servers!r}: must be a number of servers, from 1 to {MOST_SERVERS}"
+        )
+    if type(keys) is not bool:
+        raise ClusterOptionError(f"keys = {keys!r}: must be True or False")
+    for name, number in (("port", port), ("metrics", metrics)):
+        if number is not None and type(number) is not int:
+            raise ClusterOptionError(f"{name} = {number!r}: must be a number, or None")
+    if port is not None and port < 1:
+        raise ClusterOptionError(f"port = {port}: must be above 0, or None for free ports")

@@ -350,7 +350,17 @@ def _caller(definition: Definition, attribute: str, body: Body) -> Callable[...,
         found = self.__dict__[CALLS]
         return found.start(body_of(definition, attribute), args, kwargs)[0].result()
 
-    return call
+    if attribute != "__contains__":
+        return call
+
+    @functools.wraps(body.function)
+    def holds(self: Replicated, value: object) -> Any:
+        try:
+            return call(self, value)
+        except InvalidRequest:  # what cannot be in it is not, as with any container
+            return False
+
+    return holds
 
 
 def _no_state(self: Replicated, name: str) -> Any:

@@ -374,10 +374,19 @@ def test_members_may_change_while_all_are_asked(
     assert [(row.server, row.state) for row in one.status()] == [(1, "stopped")]
 
 
-def test_a_stale_cluster_file_is_answered_by_the_list_in_force(tmp_path: Path) -> None:
+def test_a_stale_cluster_file_is_answered_by_the_list_in_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The directory says who the members are, whatever file or program starts the server."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
     with LocalCluster(1, tmp_path) as cluster:
-        cluster.add_server(learner=True)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(cluster, "_await_part", interrupted)
+            cluster.add_server(learner=True)
+        assert [row.state for row in cluster.status()] == ["running"] * 2, "it is a member by now"
         described = ClusterDescription.read(tmp_path / "cluster.toml")
         assert list(described.servers) == [1, 2]
         stale = msgspec.structs.replace(described, servers={1: described.servers[1]})

@@ -71,6 +71,8 @@ def test_keys_of_a_type_are_found() -> None:
     with MemoryCluster(Board) as cluster, cluster.proxy(Board) as board:
         board[1, 2] = "x"
         assert (1, 2) in board and (2, 1) not in board
+        for odd in (None, "x"):
+            assert odd not in board, "what cannot be a key is none"  # type: ignore[operator]
 
 
 def test_a_dict_of_plain_data() -> None:

@@ -15,9 +15,10 @@ from paxon.actors.messages import ClientMessage, OtherCluster, ReadMode
 from paxon.kvstore.client.core import ClientCore, CoreOptions
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.client.watches.side import Watched
-from paxon.kvstore.errors import PaxonError
+from paxon.kvstore.errors import ClientClosed, PaxonError, WrongCluster
 from paxon.kvstore.store.operations import Events, Operation, Result, is_refusal
 from paxon.transport import ForeignCluster
+from tests.predicates import require
 from tests.simulation.client import FOREVER
 from tests.simulation.node import CLIENT_PLACE, Node
 
@@ -128,7 +129,9 @@ class Watch:
         watched.ticket = None
         answer = watched.answer
         if answer is None:
-            if watched.error is not None:
+            if (error := watched.error) is not None:
+                gone = isinstance(error, ClientClosed | WrongCluster)
+                require(gone, "progress", "a watch ended: %s", error)
                 self._end()
             return None
         if is_refusal(answer):

@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paxon.actors.disk.data_directory import DATABASE_NAME
+from paxon.actors.disk import room
+from paxon.actors.disk.data_directory import DATABASE_NAME, WITNESS_NAME
 from paxon.actors.disk.room import (
     AMPLE,
     GROWTH,
     LAST_ROOM,
     LOG_ROOM,
+    PAGE_BYTES,
     Disk,
     checkpoint_pages,
     later_bytes,
@@ -23,7 +25,15 @@ from paxon.actors.disk.room import (
 )
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from paxon.actors.disk.storage import NO_ROOM
-from tests.storage.engines import FIRST, accept, info_of, open_sqlite, take_snapshot
+from tests.storage.engines import (
+    CLUSTER,
+    FIRST,
+    accept,
+    info_of,
+    open_sqlite,
+    take_snapshot,
+    wait_for_snapshot,
+)
 
 MIB = 1 << 20
 
@@ -86,37 +96,68 @@ def test_where_all_have_plenty_nobody_is_held_to_a_part() -> None:
     assert part_of(10_000 * MIB, 3_000 * MIB, [MIB] * 20) > 4_000 * MIB
 
 
+def small_disk(place: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """All in `place` is on a disk of so many bytes."""
+
+    def stat(_: object) -> SimpleNamespace:
+        files = [path for path in place.rglob("*") if path.is_file() and not path.is_symlink()]
+        left = size // PAGE_BYTES - sum(path.stat().st_blocks for path in files) // 8
+        return SimpleNamespace(
+            f_blocks=size // PAGE_BYTES, f_bavail=left, f_bfree=left, f_frsize=PAGE_BYTES
+        )
+
+    monkeypatch.setattr("os.statvfs", stat)
+    monkeypatch.setattr("os.fstatvfs", stat)
+    monkeypatch.setattr(room, "SURVEY_SECONDS", 0)
+
+
+def write(storage: SqliteStorage, values: int) -> None:
+    """Of 100 kB each."""
+    storage.save_promise(FIRST)
+    for slot in range(1, values + 1):
+        storage.save_accepted(slot, FIRST, bytes(100_000))
+    storage.commit()
+    storage.maintain()
+
+
 def test_what_others_beside_it_have_yet_to_take_is_not_a_servers_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three who saw the same free bytes took them three times over, and a full disk stopped two."""
-    paths = [tmp_path / f"server-{number}" for number in (1, 2, 3)]
-    servers = [open_sqlite(path) for path in paths]
-
-    def disk(_: object) -> SimpleNamespace:
-        used = sum(file.stat().st_blocks for path in paths for file in path.glob("paxon.*")) // 8
-        size = 30 * MIB // 4096
-        return SimpleNamespace(
-            f_blocks=size, f_bavail=size - used, f_bfree=size - used, f_frsize=4096
-        )
-
-    monkeypatch.setattr("os.statvfs", disk)
-    for storage in servers:
-        storage._files.disk._survey()
-        storage.maintain()
-    part = servers[0].room
-    assert part < (10 * MIB - LOG_ROOM) // (1 + GROWTH)
-    servers[1].save_promise(FIRST)
-    for slot in range(1, 40):
-        servers[1].save_accepted(slot, FIRST, bytes(100_000))
-    servers[1].commit()
-    for storage in servers:
-        storage._files.disk._survey()
-        storage.maintain()
-    assert servers[1].room <= 0
-    assert servers[0].room == part, "what another has taken of its own part is nothing to it"
-    for storage in servers:
+    small_disk(tmp_path, monkeypatch, 30 * MIB)
+    first, second, third = (
+        SqliteStorage(tmp_path / f"server-{server}", CLUSTER, server) for server in (1, 2, 3)
+    )
+    first.maintain()
+    part = first.room
+    assert 2 * MIB < part < (10 * MIB - LOG_ROOM) // (1 + GROWTH)
+    write(second, 39)
+    first.maintain()
+    assert second.room <= 0
+    assert first.room == part, "what another has taken of its own part is nothing to it"
+    second.begin_snapshot(39, lambda: [bytes(12 * MIB)])
+    assert wait_for_snapshot(second) is not None, "a snapshot makes room, so it may take more"
+    for storage in (first, second, third):
         storage.close()
+
+
+@pytest.mark.parametrize("beside", ["another cluster", "an old copy", "a link", "a damaged one"])
+def test_what_is_no_other_servers_of_the_cluster_has_no_part(
+    beside: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not about to take anything."""
+    small_disk(tmp_path, monkeypatch, 30 * MIB)
+    storage = SqliteStorage(tmp_path / "server-1", CLUSTER, 1)
+    if beside == "a link":
+        (tmp_path / "server-2").symlink_to(tmp_path / "server-1")
+    else:
+        cluster, server = ("another", 2) if beside == "another cluster" else (CLUSTER, 1)
+        SqliteStorage(tmp_path / "beside", cluster, server).close()
+    if beside == "a damaged one":
+        (tmp_path / "beside" / WITNESS_NAME).write_bytes(b"?")
+    storage.maintain()
+    assert storage.room > (28 * MIB - LOG_ROOM) // (1 + GROWTH)
+    storage.close()
 
 
 def test_an_engine_tells_its_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,9 +311,9 @@ def test_what_is_discarded_goes_though_nobody_commits(
 def test_where_somebody_else_has_filled_the_disk_nobody_is_held_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = open_sqlite(tmp_path)
-    assert storage._files.disk.filled_by_others
-    monkeypatch.setattr(storage._files.disk, "free_bytes", lambda: 0)
+    small_disk(tmp_path, monkeypatch, 30 * MIB)
+    (tmp_path / "ballast").write_bytes(bytes(29 * MIB))
+    storage = open_sqlite(tmp_path / "server-1")
     storage.maintain()
     assert storage.room > AMPLE
     storage.close()

@@ -309,7 +309,7 @@ def test_anothers_that_finds_no_room_does_not_end_the_one_that_is_taken(
     gate = tmp_path / "gate"
     storage.begin_snapshot(1, lambda: [b"state"], lambda _: wait_until(gate.exists))
     with monkeypatch.context() as patch:
-        patch.setattr(room.SharedDisk, "free_bytes", lambda _: 0)
+        patch.setattr(room, "_free", lambda _: 0)
         assert storage.receive_snapshot(info_of(50, b"0123456789"), 0, b"") == -1
     gate.touch()
     assert wait_for_snapshot(storage) == info_of(1, b"state")

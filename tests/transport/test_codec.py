@@ -237,10 +237,12 @@ def test_introductions_pass_between_clusters_and_nothing_else_does() -> None:
     fresh = codec(identity=0, introductions=(One,))
     word, other = One(1, []), Two("t", 1.0, {})
     for theirs in (codec(identity=2), codec(identity=0)):
-        assert ours.decode(theirs.encode([other, word]))[2] == [word]
         with pytest.raises(ForeignFrame):
             ours.decode(theirs.encode([other]))
         assert ours.decode(theirs.encode([word]))[2] == [word]
+    assert ours.decode(codec(identity=0).encode([other, word]))[2] == [word]
+    with pytest.raises(ForeignFrame):  # a member of another cluster, who takes this for its own
+        ours.decode(codec(identity=2).encode([other, word]))
     # Whoever belongs to no cluster yet is sent what members are sent, and has no complaint.
     assert fresh.decode(ours.encode([other, word]))[2] == [word]
     assert fresh.decode(ours.encode([other]))[2] == []
