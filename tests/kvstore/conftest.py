@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from paxon import Client
+from paxon import Client, RequestTimeout
 from paxon.testing import MemoryCluster
 from tests.kvstore.fake_cluster import SocketCluster
 
@@ -30,3 +31,19 @@ def cluster() -> Iterator[MemoryCluster]:
 def kv(cluster: MemoryCluster) -> Iterator[Client]:
     with cluster.client() as made:
         yield made
+
+
+@pytest.fixture
+def unheard(kv: Client, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """No answer comes to `kv`; to what it asks again, the one that this list then holds."""
+    answers: list[Any] = []
+
+    def ask(*_: object) -> None:
+        error = RequestTimeout("no answer")
+        error.kept = error
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kv, "_ask", ask)
+        patch.setattr(kv, "_ask_again", lambda _kept, _timeout, answer: answer(answers))
+        yield answers

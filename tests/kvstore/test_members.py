@@ -58,23 +58,17 @@ def test_a_member_that_dies_is_one_no_more(kv: Client) -> None:
 
 
 def test_a_retried_update_says_what_the_update_would(
-    kv: Client, monkeypatch: pytest.MonkeyPatch
+    kv: Client, request: pytest.FixtureRequest
 ) -> None:
-    def unheard(*_: object) -> None:
-        error = RequestTimeout("no answer")
-        error.kept = error
-        raise error
-
-    with kv.members("workers").join("one") as one, monkeypatch.context() as patch:
-        patch.setattr(kv, "_ask", unheard)
-        patch.setattr(kv, "_ask_again", lambda _kept, _timeout, answer: answer(answered))
-        with pytest.raises(RequestTimeout) as caught:
-            one.update("uno")
-        answered: list[Any] = [[True, 7, [7]]]
-        assert caught.value.retry() == 7
-        answered = [[False, 7, []]]
-        with pytest.raises(LockLost):
-            caught.value.retry()
+    one = kv.members("workers").join("one")
+    unheard: list[Any] = request.getfixturevalue("unheard")
+    with pytest.raises(RequestTimeout) as caught:
+        one.update("uno")
+    unheard[:] = [[True, 7, [7]]]
+    assert caught.value.retry() == 7
+    unheard[:] = [[False, 7, []]]
+    with pytest.raises(LockLost):
+        caught.value.retry()
 
 
 def test_a_counter_counts(kv: Client) -> None:

@@ -236,24 +236,14 @@ def test_a_long_range_is_of_one_revision(cluster: MemoryCluster, kv: Client) -> 
     assert {entry.value[:3] for entry in found} == {b"old"} and len(found) == 20
 
 
-def test_a_retried_transact_says_what_the_call_would(
-    kv: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unheard(*_: object) -> None:
-        error = RequestTimeout("no answer")
-        error.kept = error
-        raise error
-
-    monkeypatch.setattr(kv, "_ask", unheard)
-    monkeypatch.setattr(kv, "_ask_again", lambda _kept, _timeout, answer: answer(answered))
+def test_a_retried_transact_says_what_the_call_would(kv: Client, unheard: list[Any]) -> None:
     with pytest.raises(RequestTimeout) as caught:
         kv.transact(lambda t: t.put("n", "1") or "done")  # type: ignore[func-returns-value]
-    answered: list[Any] = [[True, 7, [7]]]
+    unheard[:] = [[True, 7, [7]]]
     assert caught.value.retry() == "done"
-    answered = [[False, 7, []]]
+    unheard[:] = [[False, 7, []]]
     with pytest.raises(Conflict, match="nothing was written"):
         caught.value.retry()
-    monkeypatch.undo()
 
 
 @pytest.mark.parametrize("call", [Range(prefix="k"), GetMany(["k1", "k2"])])
