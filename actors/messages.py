@@ -16,7 +16,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
-from paxon.actors.ballot import Ballot, ServerId, Wire
+from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId, Wire
 from paxon.actors.members import AskMembers, ChangeMembers, Made, Rehearsal, Rehearsed
 from paxon.actors.slot_values import CONFIG, NO_OP, RENEWAL, SETTINGS, Accepted, Batch, Entry
 
@@ -301,6 +301,8 @@ class CountAnswer(Wire, frozen=True, tag=18):
     """The CONFIG of the sender's epoch; b"": it is in the first one."""
     sender: int = 0
     """The sender's own directory."""
+    ballot: Ballot = NO_BALLOT
+    """In which the sender holds that CONFIG; NO_BALLOT: it does not any more."""
 
 
 class CommitNote(Wire, frozen=True, tag=20):

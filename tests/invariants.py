@@ -35,7 +35,7 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
 )
-from paxon.actors.records.configuration import Configuration, is_config
+from paxon.actors.records.configuration import Configuration, decode_config, is_config
 from tests.count_books import DiskBooks
 from tests.lease_books import Age, LeaseBooks
 from tests.making_books import MakingBooks
@@ -389,7 +389,10 @@ class ClusterWatch(MemberBooks):
                 self._answers[server].setdefault(message.life, set())
                 if self._asks[server] is not None:
                     self._asks[server] = message.life
-            elif not isinstance(message, CountQuestion | CountAnswer | Introduction):
+            elif isinstance(message, CountAnswer) and (config := message.configuration):
+                seal = Accepted(decode_config(config).sealed_at, message.ballot, config)
+                self._check_told(server, [seal], seal.slot)
+            elif not isinstance(message, CountAnswer | Introduction):
                 self._note_told(server, message)
             if isinstance(message, P2B):
                 self._check_p2b(server, disk, message)
@@ -501,8 +504,7 @@ class ClusterWatch(MemberBooks):
         for accepted in told:
             require(
                 accepted.slot > chosen_to or self.chosen.get(accepted.slot) == accepted.value,
-                "one value per slot",
-                "server %d tells of %r, chosen is %r",
+                "one value per slot", "server %d tells of %r, chosen is %r",
                 server, accepted, self.chosen.get(accepted.slot),
             )  # fmt: skip
 

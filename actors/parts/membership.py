@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from msgspec import structs
 
-from paxon.actors.ballot import MOST_SERVERS, Ballot, ServerId, in_list
+from paxon.actors.ballot import MOST_SERVERS, NO_BALLOT, Ballot, ServerId, in_list
 from paxon.actors.disk.storage import Recovered, Storage
 from paxon.actors.environment import NEVER, ClientToken, ServerBurst
 from paxon.actors.execution.agreed import encode_agreed
@@ -600,7 +600,11 @@ class Membership(Part):
         if answer is not None:
             configuration = self._host.configuration
             config = encode_config(configuration) if configuration.epoch else b""
-            answer = structs.replace(answer, configuration=config, sender=self._storage.incarnation)
+            held = self._host.log.get(configuration.sealed_at)
+            answer = structs.replace(
+                answer, configuration=config, sender=self._storage.incarnation,
+                ballot=NO_BALLOT if held is None else held.ballot,
+            )  # fmt: skip
             self._outbox.send(sender, answer)
 
     def on_count_answer(self, answer: CountAnswer, sender: ServerId) -> None:
@@ -626,8 +630,14 @@ class Membership(Part):
         self._host.look_for_vote()  # what was told of a later epoch may be taken back
 
     def ask_who_told(self) -> None:
-        """Ask those again who sent something of a later epoch: it may have been a damaged frame."""
+        """Ask those again who sent something of a later epoch: it may have been a damaged frame.
+
+        Where an answer told how this epoch ends, that is known: whoever said so may be gone.
+        """
         confirmation = self.confirmation
+        seal = confirmation.seal
+        if seal is not None and seal.ballot.epoch == self._host.configuration.epoch:
+            self._host.on_catch_up(CatchUp([seal], seal.slot), confirmation.seal_teller)
         if confirmation.entering:
             self._ask_for_counts()
             if confirmation.settle(self._outbox.now):  # a moved directory needs fewer after a while

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from paxon.actors.ballot import ServerId, in_list
+from paxon.actors.ballot import NO_BALLOT, ServerId, in_list
 from paxon.actors.disk.storage import StorageError
 from paxon.actors.limits.bounds import MAX_EPOCHS_AHEAD
-from paxon.actors.messages import CountAnswer, CountQuestion
+from paxon.actors.messages import Accepted, CountAnswer, CountQuestion
 from paxon.actors.records.configuration import Configuration, decode_config
 
 __all__ = ["Confirmation"]
@@ -39,6 +39,10 @@ class Confirmation:
     """This very process has made the directory: there was none that could be older."""
     newest: Configuration = Configuration(0, 0, ())  # noqa: RUF009 (it is frozen)
     """The latest that is known, or was told: whose majority has to confirm."""
+    seal: Accepted | None = None
+    """Its CONFIG, as somebody who knows it as chosen told it: how the epoch before it ends …"""
+    seal_teller: ServerId = 0
+    """… and who that was."""
     listed: tuple[ServerId, ...] = ()
     """They are asked as well: they may know a later configuration."""
     life: int = 0
@@ -149,7 +153,7 @@ class Confirmation:
         That may be the one in whose place this one joins.
         """
         self._directories[sender] = answer.sender
-        epoch = self._hear_of(answer.configuration) if answer.configuration else 0
+        epoch = self._hear_of(answer, sender) if answer.configuration else 0
         if sender in self._told:
             self._told[sender] = epoch  # its own word goes before what any frame seemed to be
         # (Who is in an earlier epoch than this directory knows whom this one has replaced.)
@@ -167,16 +171,19 @@ class Confirmation:
         """The servers that say so, where it is more than the newest known configuration."""
         return [server for server, epoch in self._told.items() if epoch > self.newest.epoch]
 
-    def _hear_of(self, config: bytes) -> int:
+    def _hear_of(self, answer: CountAnswer, sender: ServerId) -> int:
         """Somebody is in this epoch: nobody's word but its own makes it one of that."""
         try:
-            told = decode_config(config)
+            told = decode_config(answer.configuration)
         except msgspec.DecodeError:
             return 0
         if not told.plausible:
             return 0
         if told.epoch > self.newest.epoch:
             self.newest = told
+        if answer.ballot != NO_BALLOT and told.epoch >= max(self.newest.epoch, self._own_epoch + 1):
+            self.seal = Accepted(told.sealed_at, answer.ballot, answer.configuration)
+            self.seal_teller = sender
         return told.epoch
 
     def hear_of_epoch(self, epoch: int, sender: ServerId) -> bool:

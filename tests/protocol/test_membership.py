@@ -342,6 +342,31 @@ def test_who_heard_of_a_later_epoch_does_not_vote() -> None:  # M15, finding 2
         cluster.deliver(CountAnswer, source=4, target=2)
 
 
+def test_who_is_told_how_its_epoch_ends_needs_nobody_else_for_that() -> None:  # M15, finding 21
+    """1 must not vote, the other alone is no majority, and whoever knew the seal is gone."""
+    cluster = serving(4, policy="random")
+    cluster.crash(1)
+    cluster.pass_time(2.0)
+    (leader,) = [s for s in cluster.servers if cluster.servers[s].role == "leader"]
+    other = 5 - leader
+    cluster.change(leader, 1, 2, 3, learners=[4])
+    cluster.deliver(P2A, target=other)
+    cluster.deliver(P2B)
+    cluster.packets.clear()
+    assert cluster.epochs(leader, other) == [1, 0]
+    cluster.confirms = False
+    cluster.start(1)
+    cluster.step(1)
+    cluster.deliver(CountQuestion)
+    cluster.deliver(CountAnswer)
+    cluster.crash(leader)
+    cluster.packets.clear()
+    assert cluster.servers[1]._takes_part and not cluster.servers[1].is_voter
+    cluster.pass_time(2.0)
+    assert cluster.epochs(1, other) == [1, 1]
+    assert "leader" in {cluster.servers[1].role, cluster.servers[other].role}
+
+
 def test_a_directory_from_before_it_had_a_vote_is_asked_about_when_it_gets_one() -> None:  # M15
     """It was of no member when it was copied, and those who made the cluster know of nothing later.
 

@@ -214,6 +214,8 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "starting",
         "may_store",
         "newest",
+        "seal",
+        "seal_teller",
         "entering",
         "told",
         "made_here",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from paxon.actors import Ballot, PaxosServer
+from paxon.actors import Ballot, PaxosServer, ServerId
 from paxon.actors.ballot import EPOCH_BITS
 from paxon.actors.disk.storage import Storage
 from paxon.actors.environment import NEVER
 from paxon.actors.execution.application import Application
 from paxon.actors.log import SlotLog
-from paxon.actors.messages import NO_OP, Accepted, PeerMessage, Query, Sealed
+from paxon.actors.messages import NO_OP, Accepted, CountQuestion, PeerMessage, Query, Sealed
 from paxon.actors.parts import status
 from paxon.actors.parts.membership import Membership
 from paxon.actors.records.candidacy import Candidacy
@@ -362,8 +362,27 @@ _plant(
 _plant(
     "the newest configuration is not asked",
     "a started server is confirmed by a majority of its own directory's configuration",
-    (Confirmation, "_hear_of", lambda _original: lambda self, config: 0),
+    (Confirmation, "_hear_of", always(0)),
     (Confirmation, "hear_of_epoch", always(False)),
+)
+
+
+def _tell_what_is_accepted(original: Original) -> Any:
+    def on_count_question(self: Membership, question: CountQuestion, sender: ServerId) -> None:
+        before, log = self._host.configuration, self._host.log
+        held = log.get(max(log.configs, default=0))
+        if held is not None:
+            self._host.configuration = decode_config(held.value)
+        original(self, question, sender)
+        self._host.configuration = before
+
+    return on_count_question
+
+
+_plant(
+    "a CONFIG told before it is chosen",
+    "a server that has accepted one tells a started one of it as of the configuration in force",
+    (Membership, "on_count_question", _tell_what_is_accepted),
 )
 
 

@@ -42,6 +42,7 @@ SIMULATED = {
     "rows above the seal are kept": (32, "void above the seal"),
     "rows above the seal are kept, and epochs not compared": (32, "void above the seal"),
     "the newest configuration is not asked": (11, "progress"),
+    "a CONFIG told before it is chosen": (7, "one value per slot"),
     "an epoch is entered unasked": (5, "confirmed first"),
     "no configuration in the image": (9, "progress"),
     "the old directory's late P2B counted": (239, "counts are told"),

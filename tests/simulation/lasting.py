@@ -87,12 +87,19 @@ def _goes_on(world: World, gone: Collection[ServerId]) -> bool:
             server
             for server in configuration.voters
             if server not in gone
+            and not set(gone).intersection(_tellers(world, server))
             and not world.watch.disks[server].old
             and world.nodes[server].disk.incarnation == configuration.incarnations[server]
         ]
         if len(able) < configuration.majority:
             return False
     return True
+
+
+def _tellers(world: World, server: ServerId) -> list[ServerId]:
+    """Of whom it had a frame of a later epoch and no answer yet: it waits for them (finding 21)."""
+    running = world.nodes[server].server
+    return [] if running is None else running.membership.confirmation.tellers()
 
 
 def _all_vote(world: World) -> bool:
