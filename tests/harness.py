@@ -232,7 +232,10 @@ class Cluster:
             self.start(server, rejoin=True)
             others = [other for other in self.ids if other != server and other in self.servers]
             for other in others[:1]:
-                self.hand(server, other, self.servers[other].making.introduction())
+                answer = self.servers[other].making.introduction(
+                    to=self.storages[server].incarnation
+                )
+                self.hand(server, other, answer)
             self.drop(Introduction)
 
     def accepted(self, server: ServerId, ballot: Ballot, **values: bytes) -> None:

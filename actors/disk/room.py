@@ -7,8 +7,9 @@ import ctypes
 import errno
 import itertools
 import os
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,30 +178,45 @@ class SharedDisk:
         before = _free(os.statvfs(self._directory))
         newest: dict[ServerId, tuple[float, int]] = {}
         ours = own
-        for directory in self._beside():
-            owner, taken = owner_of(directory), _taken(directory)
-            ours += taken
-            if owner.cluster == self._cluster and owner.server != self._server:
-                this = ((directory / WITNESS_NAME).stat().st_mtime, taken)
-                newest[owner.server] = max(this, newest.get(owner.server, this))
+        for directory in _beside(self._directory):
+            with contextlib.suppress(OSError):  # it has gone, or is not to be looked into
+                owner, taken = owner_of(directory), _taken(directory)
+                ours += taken
+                if owner.cluster == self._cluster and owner.server != self._server:
+                    this = ((directory / WITNESS_NAME).stat().st_mtime, taken)
+                    newest[owner.server] = max(this, newest.get(owner.server, this))
         self._others = [taken for _, taken in newest.values()]
         after = os.statvfs(self._directory)
         # What one of them has just taken, or given back, is counted once at the most.
         self._pool = min(before, _free(after)) + own + sum(self._others)
         self.filled_by_others = (after.f_blocks - after.f_bfree) * after.f_frsize > 2 * ours
 
-    def _beside(self) -> Iterator[Path]:
-        """Other data directories on this disk. (What is mounted there might never answer.)"""
-        with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="replace") as lines:
-            mounted = {line.split()[4] for line in lines}
-        own = self._directory.absolute()
+
+def _beside(directory: Path) -> list[Path]:
+    """Other data directories beside this one, on its disk."""
+    found = []
+    with contextlib.suppress(OSError):
+        own = Path(os.path.realpath(directory))
+        disk, mounted = own.stat().st_dev, _mounted()
         with os.scandir(own.parent) as entries:
             for entry in itertools.islice(entries, MOST_BESIDE):
                 path = Path(entry.path)
                 if path == own or entry.path in mounted or not entry.is_dir(follow_symlinks=False):
                     continue
-                if (path / WITNESS_NAME).is_file():
-                    yield path
+                with contextlib.suppress(OSError):
+                    if path.stat().st_dev == disk and (path / WITNESS_NAME).is_file():
+                        found.append(path)
+    return found
+
+
+def _mounted() -> set[str]:
+    """Where something is mounted (on Linux): to look there might never end."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return set()
+    # Spaces and the like are told as octal numbers.
+    return {re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), line.split()[4]) for line in lines}
 
 
 def part_of(pool: int, own: int, others: Sequence[int]) -> int:

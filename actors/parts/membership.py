@@ -214,6 +214,8 @@ class Membership(Part):
         if not plausible(said.places):
             self._oddities.malformed(said, sender)
             said = structs.replace(said, places=())  # they are but hints
+        if self.making.made is None and said.in_force and said.to != self.making.incarnation:
+            return  # a cluster that was not asked may be any that takes this address for its own
         place = said.place_of(sender)
         if place is not None and self.making.may_be_of(said):
             self._hear_places(said, place)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import structs
+
 from paxon.actors.ballot import Ballot
 from paxon.actors.environment import ClientToken, ServerBurst
 from paxon.actors.execution.agreed import agreed_values, differences
@@ -159,13 +161,15 @@ def members_now(server: Host, request: int, ballot: Ballot) -> Members:
         new = {m.server: held for m, held in joining.items() if m.server not in reign.followers}
         behind |= {server: max(0, log.chosen_to - held) for server, held in new.items()}
     ended, reason = outcome(server, request, ballot) if request else ("", "")
+    clients = server.membership.places.client_address  # where each says that it is now
+    members = server.membership.located().members
     return Members(
         server=server.settings.server,
         epoch=server.configuration.epoch,
         ballot=server.promised,
         leader=server.leader,
         leads=server._serves() is not None,
-        members=server.membership.located().members,
+        members=tuple(structs.replace(m, client=clients(m.server) or m.client) for m in members),
         outcome=ended,
         reason=reason,
         behind=behind,

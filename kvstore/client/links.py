@@ -47,8 +47,10 @@ Secure = Callable[["zmq.Socket[bytes]", str], None]
 _NOBLOCK = int(zmq.NOBLOCK)
 _POLLIN = int(zmq.POLLIN)
 _POLLOUT = int(zmq.POLLOUT)
-_NAMES = 3
-"""Links that have a thread of libzmq's each, if the first address is a name."""
+_NAMES = 1
+"""Links that have a thread of libzmq's each, if the first address is a name; others share one."""
+_OWN_NAME = "tcp://localhost:"
+"""Nobody far away has to be asked for it."""
 _REDIAL_SECONDS = 0.5
 """How long to leave a server alone that has refused us."""
 _VANISHED_AFTER = 6.0
@@ -236,7 +238,8 @@ class Links:
         link: Link | None = None
         try:
             check_address(address)
-            if not self._context.begun and is_host_name(address):
+            far = is_host_name(address) and not address.startswith(_OWN_NAME)
+            if far and not self._context.begun:
                 self._context.apart(_NAMES)
             link = Link(address, self._context.socket(zmq.DEALER))
             for option, value in _OPTIONS.items():

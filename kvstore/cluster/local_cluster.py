@@ -409,8 +409,9 @@ class LocalCluster:
         members = sorted({*self._ids, server})
         try:
             self._change(lambda kv: ask(kv, given), timeout)
-        except KeyboardInterrupt:  # asked, and not answered: it may well be a member
-            self._describe_anew(grown, members)
+        except KeyboardInterrupt:
+            if self._may_be_member(server):
+                self._describe_anew(grown, members)
             raise
         self._describe_anew(grown, members)
         self._await_part(server, timeout)
@@ -444,6 +445,14 @@ class LocalCluster:
                     if not passes or time.monotonic() >= end:
                         raise ClusterError(str(error)) from None
                     time.sleep(0.05)
+
+    def _may_be_member(self, server: ServerId) -> bool:
+        """Whether it is one, or nobody can say."""
+        try:
+            with self.command_client(timeout=2) as kv:
+                return any(found.server == server for found in kv.cluster_members().members)
+        except PaxonError:
+            return True
 
     def _await_part(self, server: ServerId, timeout: float) -> None:
         """Wait until a new member knows itself that it is one."""

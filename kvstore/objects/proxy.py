@@ -345,22 +345,24 @@ def _proxy_class(cls: Any) -> Any:
 
 
 def _caller(definition: Definition, attribute: str, body: Body) -> Callable[..., Any]:
+    def start(self: Replicated, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+        found = self.__dict__[CALLS]
+        future: Future[Any] = found.start(body_of(definition, attribute), args, kwargs)[0]
+        return future
+
     @functools.wraps(body.function)
     def call(self: Replicated, /, *args: Any, **kwargs: Any) -> Any:
-        found = self.__dict__[CALLS]
-        return found.start(body_of(definition, attribute), args, kwargs)[0].result()
-
-    if attribute != "__contains__":
-        return call
+        return start(self, args, kwargs).result()
 
     @functools.wraps(body.function)
     def holds(self: Replicated, value: object) -> Any:
         try:
-            return call(self, value)
-        except InvalidRequest:  # what cannot be in it is not, as with any container
+            asked = start(self, (value,), {})
+        except InvalidRequest:  # of a wrong type: it cannot be in it, as with any container
             return False
+        return asked.result()
 
-    return holds
+    return holds if attribute == "__contains__" else call
 
 
 def _no_state(self: Replicated, name: str) -> Any:

@@ -73,6 +73,9 @@ def test_keys_of_a_type_are_found() -> None:
         assert (1, 2) in board and (2, 1) not in board
         for odd in (None, "x"):
             assert odd not in board, "what cannot be a key is none"  # type: ignore[operator]
+        board.close()
+        with pytest.raises(paxon.ClientClosed):
+            assert (1, 2) not in board, "nobody can tell"
 
 
 def test_a_dict_of_plain_data() -> None:

@@ -293,6 +293,21 @@ def test_a_server_that_is_no_member_stops_and_says_so() -> None:
         cluster.pass_time(0.5)
 
 
+def test_who_belongs_to_no_cluster_believes_none_that_it_has_not_asked() -> None:
+    """Members of another may look for one of theirs where it once was, and this one is now."""
+    cluster = Cluster(4, made=False, options={"policy": "random", "servers": (1, 2, 3)})
+    cluster.start(1, 2, 3)
+    cluster.pass_time(1.0)
+    cluster.start(4, servers=(1, 2, 4))
+    known, member = cluster.servers[1].making, cluster.storages[1].incarnation
+    said = Introduction(member, 0, True, "test", (1, 2, 3), made=known.made, in_force=True)
+    cluster.step(4, Burst(peers=[(1, member, [said])]))
+    assert cluster.servers[4].making.made is None
+    answer = msgspec.structs.replace(said, to=cluster.storages[4].incarnation)
+    with pytest.raises(StorageError, match="server 4 is not a member"):
+        cluster.step(4, Burst(peers=[(1, member, [answer])]))
+
+
 def test_members_come_from_the_directory_whatever_the_file_says() -> None:
     cluster = Cluster(3, options={"policy": "random"}).start()
     cluster.restart(1, servers=(1,))

@@ -125,8 +125,12 @@ def test_what_others_beside_it_have_yet_to_take_is_not_a_servers_own(
 ) -> None:
     """Three who saw the same free bytes took them three times over, and a full disk stopped two."""
     small_disk(tmp_path, monkeypatch, 30 * MIB)
+    (tmp_path / "lost+found" / WITNESS_NAME).mkdir(parents=True)
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "here").symlink_to(".")
     first, second, third = (
-        SqliteStorage(tmp_path / f"server-{server}", CLUSTER, server) for server in (1, 2, 3)
+        SqliteStorage(tmp_path / "here" / f"server-{server}", CLUSTER, server)
+        for server in (1, 2, 3)
     )
     first.maintain()
     part = first.room
