@@ -210,8 +210,14 @@ def test_without_a_command_it_is_held_until_ctrl_c_or_its_loss(
 
 def test_who_holds_and_who_waits(cluster: MemoryCluster, kv: Client, at: tuple[str, str]) -> None:
     assert json.loads(paxon_here("lock", "a", "--list", "--json", *at).stdout) == []
+    released = threading.Event()
+
+    def hold(client: Client) -> None:
+        client.rwlock("a").write.acquire().release()
+        released.set()
+
     with kv.rwlock("a").read as held, cluster.client() as other:
-        once(lambda: True, lambda: other.rwlock("a").write.acquire().release())
+        once(lambda: True, lambda: hold(other))
         wait_until(lambda: len(kv.rwlock("a").contenders()) == 2)
         wait_until(lambda: [t.name for t in threading.enumerate()].count("paxon-leases") == 2)
         lines = paxon_here("lock", "a", "--read", "--list", *at).stdout.decode().splitlines()
@@ -220,7 +226,7 @@ def test_who_holds_and_who_waits(cluster: MemoryCluster, kv: Client, at: tuple[s
         assert [(each["holds"], each["value"]) for each in found] == [(1, "read"), (0, "write")]
         assert found[0]["key"] == held.key and found[0]["fence"] == held.fence
         held.release()
-        wait_until(lambda: not kv.leases())
+        assert released.wait(60) and not kv.leases()
 
 
 def test_semaphores_and_both_sides_of_a_rwlock(kv: Client, at: tuple[str, str]) -> None:
