@@ -262,7 +262,9 @@ class PaxosServer(BurstActor):
     def _send_early(self) -> None:
         """P2As rely on the ballot alone, and that was synced before phase 1 began (rule 10)."""
         reign = self._reign
-        assert reign is not None  # who does not lead proposes nothing
+        if reign is None:
+            invariant(False, "P2As of a server that does not lead")
+            return
         early, self._outbox.early = self._outbox.early, []
         durable = self._storage.durable.promised
         for p2a in early:
@@ -1199,7 +1201,9 @@ class PaxosServer(BurstActor):
     def _propose_config(self, reign: Reign) -> None:
         """All that was proposed is chosen: propose the change, and nothing above it (M5, M6)."""
         changing, reign.changing = reign.changing, None
-        assert changing is not None  # else nothing would hold back
+        if changing is None:
+            invariant(False, "nothing to change")
+            return
         slot = reign.next_slot
         invariant(slot == self.log.chosen_to + 1, "a CONFIG in slot %d above a hole", slot)
         after = self.configuration.followed_by(changing.members, slot, changing.request)
