@@ -36,13 +36,12 @@ def election(kv: Client, me: str) -> None:
 
 
 def party(kv: Client, me: str) -> int:
-    """Who is there: members that leave, or die, are gone; waits until all have come."""
-    with kv.lease(ttl=10) as lease, kv.mirror("party/") as present:
-        kv.put(f"party/{me}", "here", lease=lease)
-        present.wait(lambda members: len(members) == ALL)
-        seen = len(present)
+    """Who is there: members that leave, or die, are gone."""
+    with kv.members("party").join(me):
+        kv.barrier("all have come", ALL).wait()
+        seen = len(kv.members("party").list())
         kv.barrier("all have seen all", ALL).wait()
-        return seen
+    return seen
 
 
 def barrier(kv: Client, me: str) -> int:
@@ -101,7 +100,8 @@ def main() -> None:
         print("held one after the other:", sorted((kv.get("deployed") or b"").decode()))
         together(cluster, election)
         print("led with fences that rise:", len({fence for _, fence in kv.scan("reigned/")}))
-        print("at the party:", together(cluster, party), "and afterwards:", kv.scan("party/"))
+        seen = together(cluster, party)
+        print("at the party:", seen, "and afterwards:", kv.members("party").list())
         print("came before anybody went on:", together(cluster, barrier))
         print("had worked before anybody left:", together(cluster, double_barrier))
         kv.queue("jobs").put_many(str(number) for number in range(30))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -128,11 +129,24 @@ def value_of(definition: Definition, body: Body, outcome: Outcome) -> Any:
     if outcome.declared and kind is not None:
         try:
             arguments = decode_value(outcome.value)
-            raised = kind(*([outcome.text] if arguments is None else arguments))
-        except Exception:  # its own __init__ takes other arguments than it keeps
+            raised = _rebuilt(kind, [outcome.text] if arguments is None else arguments)
+        except Exception:  # its class will not be made of them
             raise CallFailed(f"{where} raised {outcome.text}", name=outcome.name) from None
         raise raised
     raise CallFailed(f"{where} raised {outcome.text}", name=outcome.name)
+
+
+def _rebuilt(kind: type[Exception], arguments: list[Any]) -> Exception:
+    """A declared exception as it was raised.
+
+    Where its own `__init__` takes others than the arguments that it keeps, it is left out: what it
+    sets beside them is not there then.
+    """
+    with suppress(Exception):
+        raised = kind(*arguments)
+        if list(raised.args) == arguments:
+            return raised
+    return kind.__new__(kind, *arguments)
 
 
 class Later(Generic[T]):

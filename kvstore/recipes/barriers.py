@@ -17,7 +17,7 @@ from paxon.kvstore.client.calls.calls import Delete, Put, Range, Txn, TxnOperati
 from paxon.kvstore.client.calls.comparing import Comparing
 from paxon.kvstore.client.watches.events import Event
 from paxon.kvstore.errors import InvalidRequest, NotAcquired
-from paxon.kvstore.recipes.contests import Contender, Contest, Plan, Until
+from paxon.kvstore.recipes.contests import Contender, Contest, Plan, Until, why_gone
 from paxon.kvstore.store.operations import Events, Result
 from paxon.kvstore.store.spans import prefix_span
 
@@ -132,12 +132,12 @@ def meet(hall: Hall, number: int) -> Plan[Meeting]:
             done = yield Txn([mine], [ensure, Range(hall.ready)])
             if done.succeeded:
                 return fence, done.results[1].entries[0].created
-            raise hall.lost("its key was deleted while it waited")
+            raise (yield from why_gone(hall, number))
         arrivals = _Arrivals(hall, key, [each.key for each in here], found.revision)
         yield arrivals
         done = yield Txn([mine], [Range(hall.ready), who])
         if not done.succeeded:
-            raise hall.lost("its key was deleted while it waited")
+            raise (yield from why_gone(hall, number))
         ready, found = done.results
         here = hall.agreeing(found)
         full = arrivals.full or bool(ready.count) or len(here) >= hall.parties

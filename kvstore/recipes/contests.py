@@ -16,7 +16,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from paxon.kvstore.client.arguments import Key, Value, as_text, check_key, check_value
-from paxon.kvstore.client.calls.answers import Entry, RangeResult
+from paxon.kvstore.client.calls.answers import Entry, RangeResult, TxnResult
 from paxon.kvstore.client.calls.calls import Call, Put, Range, Txn
 from paxon.kvstore.client.calls.comparing import Comparing
 from paxon.kvstore.client.calls.conditions import Guard
@@ -24,9 +24,10 @@ from paxon.kvstore.client.calls.keys import Leased
 from paxon.kvstore.client.checks import check_wait
 from paxon.kvstore.client.leases.requests import Grant, LeaseInfo, ReadLease
 from paxon.kvstore.client.watches.events import Event
-from paxon.kvstore.errors import InvalidRequest, LeaseExpired, LockLost, NotAcquired
+from paxon.kvstore.errors import InvalidRequest, LeaseExpired, LockLost, NotAcquired, TooLarge
 from paxon.kvstore.store import operations as wire
 from paxon.kvstore.store.operations import Result
+from paxon.kvstore.store.ranges import MAX_SORTED
 from paxon.kvstore.store.spans import prefix_span
 
 __all__ = [
@@ -44,11 +45,14 @@ __all__ = [
     "first_of",
     "patience",
     "until_of",
+    "why_gone",
 ]
 
 T = TypeVar("T")
 _FEW = 4
 """So many more keys are read at first than decide: one's own, and odd other ones."""
+_EACH = 3
+"""So many keys are watched one by one, beside one's own: servers always hold so short a watch."""
 
 
 class Contender(msgspec.Struct, frozen=True):
@@ -88,24 +92,29 @@ class Until:
         self,
         contest: Contest,
         own: str,
-        keys: Iterable[str],
+        keys: Sequence[str],
         *,
         most: int,
         revision: int,
         again: Range,
     ) -> None:
-        """The keys were there in that revision, `most` of them may stay; `again` is read then."""
+        """The keys, in their order, were there in that revision; `most` of them may stay.
+
+        `again` is read then.
+        """
         self._own = own
-        self._keys = set(keys)
         self._most = most
         self._again = again
         spans: list[tuple[bytes, bytes | None]]
         look: wire.Range | None = None
-        if len(self._keys) == 1:  # the one before: nobody else's end wakes who waits
+        if most < _EACH:
+            # Of any `most + 1` of them one has to go first, and the last ones most likely go last.
+            self._keys = set(keys[-most - 1 :])
             spans = [(check_key(key), None) for key in (own, *self._keys)]
             if 0 < again.operation.limit <= wire.MAX_LOOK:
                 look = again.operation  # (with a crowd that is woken each would have it looked at)
         else:
+            self._keys = set(keys)
             spans = [prefix_span(check_key(contest.prefix))]
         self.wanted = wire.Events(revision, spans, puts=False, look=look)
         """The deletions to wait for."""
@@ -224,20 +233,49 @@ class Contest:
             f"{self.kind} {self.name!r} was not to be had in the time given: others hold it"
         )
 
+    def full(self) -> TooLarge:
+        """The error of one that comes when the store cannot put more of them in their order."""
+        return TooLarge(
+            f"{self.kind} {self.name!r} has more contenders than can be put in order "
+            f"({MAX_SORTED}), or longer ones than fit into a reply"
+        )
+
     def expired(self) -> LeaseExpired:
         """The error of one that waits when its lease has ended, or was revoked."""
         return LeaseExpired(f"the place in {self.kind} {self.name!r} is lost: its lease has ended")
+
+
+class _Arrival(Txn):
+    """A contender's key is made, and those before it are read, in one revision."""
+
+    __slots__ = ("_contest",)
+
+    def __init__(self, contest: Contest, key: str, put: Put, reading: int) -> None:
+        super().__init__([Comparing.created(key) == 0], [put, contest.upto(0, reading)])
+        self._contest = contest
+
+    def answer(self, result: Result) -> TxnResult:
+        """Raises `TooLarge`: there are more than the store puts in order; nobody was added."""
+        try:
+            return super().answer(result)
+        except TooLarge:
+            raise self._contest.full() from None
+
+
+def why_gone(contest: Contest, number: int) -> Plan[LeaseExpired | LockLost]:
+    """The error of one whose key is gone while it waited."""
+    # Asked only now: the lease of a key that is there was alive then.
+    lease: LeaseInfo | None = yield ReadLease(number)
+    if lease is None or not lease.left:
+        return contest.expired()
+    return contest.lost("its key was deleted while it waited")
 
 
 def enter(contest: Contest, number: int, value: bytes) -> Plan[int]:
     """Contend under a lease and wait for one's turn; the fence."""
     key = contest.key(number)
     some = contest.reading + _FEW
-    put = Txn(
-        [Comparing.created(key) == 0],
-        [Put(key, value, lease=number), contest.upto(0, some)],
-    )
-    done = yield put
+    done = yield _Arrival(contest, key, Put(key, value, lease=number), some)
     if not done.succeeded:
         raise InvalidRequest(f"{key!r} is there already: its lease was not drawn for this alone")
     fence: int = done.revision
@@ -246,11 +284,7 @@ def enter(contest: Contest, number: int, value: bytes) -> Plan[int]:
         earlier = contest.contenders(found)
         own = earlier.pop() if earlier else None
         if own is None or own.key != key or own.fence != fence:
-            # Asked only now: the lease of a key that is there was alive then.
-            lease: LeaseInfo | None = yield ReadLease(number)
-            if lease is None or not lease.left:
-                raise contest.expired()
-            raise contest.lost("its key was deleted while it waited")
+            raise (yield from why_gone(contest, number))
         if found.more and not contest.decides(earlier):
             found = yield contest.upto(fence, 0)
             continue

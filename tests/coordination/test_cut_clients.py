@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -430,6 +431,97 @@ def what_is_left_through_the_end(cluster: RelayedCluster, _clocks: Clocks) -> No
         for _ in range(2):
             with pytest.raises(LeaseExpired):
                 kv.renew(number)
+
+
+HOLDER = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from paxon import Client, LeaseExpired, LockLost, Put
+
+def told(call):
+    try:
+        return str(call())
+    except (LeaseExpired, LockLost) as error:
+        return type(error).__name__
+
+with Client(sys.argv[1], timeout=60) as kv, ThreadPoolExecutor(9) as pool:
+    def all_of(name, act):
+        one, lives = f"still/{name}/", {"ttl": float(sys.argv[2])}
+        return [act(call) for call in (
+            kv.lock(one + "lock", **lives).acquire,
+            kv.rwlock(one + "rwlock", **lives).read.acquire,
+            kv.semaphore(one + "semaphore", 1, **lives).acquire,
+            lambda: kv.election(one + "election", **lives).campaign("A"),
+            lambda: kv.double_barrier(one + "double", 1 + (name == "waited"), **lives).enter(),
+            kv.queue(one + "queue", **lives).get,
+        )]
+
+    held = all_of("held", lambda call: call())
+    held.append(kv.members("still/held/members", ttl=float(sys.argv[2])).join("A"))
+    *waits, item = all_of("waited", pool.submit)
+    mirror = kv.mirror("still/news")
+    print("holds", flush=True)
+    input()
+    for one in held:
+        written = kv.txn(if_=[one], then=[Put("still/written", one.key)]).succeeded
+        print(one.lost.is_set(), told(one.check), written, flush=True)
+    print(told(held[3].resign), told(lambda: held[3].proclaim("B")), told(held[5].done))
+    print(*(told(wait.result) for wait in waits))
+    print(item.result().value.decode(), mirror.wait(lambda news: news.get("still/news")).decode())
+"""
+
+
+@case
+def one_that_stands_still_for_longer_than_its_leases(
+    cluster: RelayedCluster, _clocks: Clocks
+) -> None:
+    """SIGSTOP: others have what it held. It is told of all, and what it does then is refused."""
+    with cluster.client(timeout=SOON) as kv:
+
+        def all_of(name: str) -> list[Held]:
+            one = f"still/{name}/"
+            return [
+                kv.lock(one + "lock").acquire(timeout=SOON),
+                kv.rwlock(one + "rwlock").write.acquire(timeout=SOON),
+                kv.semaphore(one + "semaphore", 1).acquire(timeout=SOON),
+                kv.election(one + "election").campaign("B", timeout=SOON),
+            ]
+
+        before = all_of("waited")
+        kv.queue("still/held/queue").put("item")
+        holder = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, ",".join(cluster._client_fronts()), "8"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert holder.stdin is not None and holder.stdout is not None
+        try:
+            assert holder.stdout.readline() == "holds\n"
+            wait_until(lambda: len(kv.range(prefix="still/waited/").entries) == 4 + 6)
+            holder.send_signal(signal.SIGSTOP)
+            after = [*all_of("held"), kv.queue("still/held/queue").get(timeout=SOON)]
+            wait_until(lambda: not kv.members("still/held/members").list())
+            wait_until(lambda: len(kv.range(prefix="still/waited/").entries) == 4)
+            kv.put("still/news", "news")
+            holder.send_signal(signal.SIGCONT)
+            holder.stdin.write("\n")
+            holder.stdin.flush()
+            for _ in range(7):
+                assert holder.stdout.readline() == "True LockLost False\n"
+            assert holder.stdout.readline() == "None LockLost LockLost\n"
+            assert holder.stdout.readline() == "LeaseExpired " * 4 + "LeaseExpired\n"
+            for held in (*before, *after):
+                held.check()
+                held.release()
+            kv.queue("still/waited/queue").put("next")
+            assert holder.stdout.readline() == "next news\n"
+            assert kv.get("still/written") is None
+        finally:
+            holder.kill()
+            holder.wait()
+            holder.stdin.close()
+            holder.stdout.close()
 
 
 KEEPER = """

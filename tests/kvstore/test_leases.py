@@ -7,6 +7,7 @@ import gc
 import math
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -23,6 +24,7 @@ from paxon.kvstore.client.leases.keeping import (
     take_answers,
 )
 from paxon.kvstore.client.leases.lease import Lease
+from paxon.kvstore.client.leases.requests import RevokeAll
 from paxon.testing import MemoryCluster as Cluster
 from tests.waiting import wait_until
 
@@ -67,11 +69,26 @@ def test_near_the_deadline_an_answer_is_waited_for_a_little_and_after_it_revives
 ) -> None:
     held = Held(7, 10.0, sent=100.0)
     monkeypatch.setattr(keeping, "boot_seconds", lambda: held.deadline - 0.01)
-    with renewing([held]) as seconds:
+    with renewing([held], [held]) as seconds:
         assert seconds == LEAST_SECONDS
     monkeypatch.setattr(keeping, "boot_seconds", lambda: held.deadline)
     take_answers([held], 108.0, [10.0])
     assert held.reason == TOO_LATE
+
+
+def test_one_that_lives_long_is_not_waited_for_while_another_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody answers any more: the owner of the short one would hear of that after minutes."""
+    long, short, gone = Held(7, 600.0, 100.0), Held(8, 3.0, 299.5), Held(9, 3.0, 299.5)
+    gone.lose("it was revoked")
+    held = [long, short, gone]
+    for now, expected in ((300.0, 1.0), (short.deadline - 0.25, 0.25), (short.deadline, 200.0)):
+        due, _ = plan(held, now)
+        assert long in due
+        monkeypatch.setattr(keeping, "boot_seconds", lambda now=now: now)
+        with renewing(due, held) as seconds:
+            assert seconds == pytest.approx(expected)
 
 
 class Clock:
@@ -151,14 +168,25 @@ def test_a_machine_that_slept_wakes_up_without_its_lease(
     for module in (threads, keeping):
         monkeypatch.setattr(module, "boot_seconds", clock)
     with cluster.client() as kv:
-        lease = kv.lease(ttl=60)
+        asked: list[Any] = []
+        do = kv._do
+
+        def note(call: Any, *more: Any) -> Any:
+            asked.append(call)
+            return do(call, *more)
+
+        monkeypatch.setattr(kv, "_do", note)
+        leases = [kv.lease(ttl=60) for _ in range(99)]
+        lease = leases[7]
         kv.put("a", b"1", lease=lease)
         assert not lease.lost.is_set()
         clock.now += 3600.0
         assert lease.lost.is_set()
         with pytest.raises(LeaseExpired):
             lease.check()
-        wait_until(lambda: kv.get("a") is None)  # and what it held is given up
+        wait_until(lambda: kv.leases() == [])  # and what it held is given up, at once
+        assert kv.get("a") is None
+        assert sum(isinstance(call, RevokeAll) for call in asked) == 1
 
 
 def test_a_failed_renewal_is_a_new_request_next_time(
@@ -181,10 +209,10 @@ def test_a_failed_renewal_is_a_new_request_next_time(
 
         monkeypatch.setattr(kv, "_ask_to_renew", ask)
         first = clock.now
-        with renewing([lease]) as seconds:
+        with renewing([lease], [lease]) as seconds:
             kv._renew([lease], seconds)
         assert lease.deadline < first + 10.0
-        with renewing([lease]) as seconds:
+        with renewing([lease], [lease]) as seconds:
             kv._renew([lease], seconds)
         counted = 10.0 * (1 - CLOCK_DRIFT) / (1 + CLOCK_DRIFT)
         assert lease.deadline == first + 3.0 + counted

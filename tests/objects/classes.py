@@ -9,7 +9,7 @@ import msgspec
 
 from paxon import Replicated, command, query, since
 
-__all__ = ["Bank", "Flags", "Job", "Jobs", "OldShop", "Shop"]
+__all__ = ["Bank", "Flags", "Job", "Jobs", "OldShop", "Shop", "Worded"]
 
 
 class Flags(Replicated):
@@ -41,6 +41,13 @@ class Poor(Exception):
         self.lacking = lacking
 
 
+class Worded(Exception):
+    """Takes others than the arguments that it keeps."""
+
+    def __init__(self, lacking: int, of: str = "money") -> None:
+        super().__init__(f"{lacking} of {of} are lacking")
+
+
 class Account(msgspec.Struct):
     balance: int = 0
 
@@ -63,12 +70,14 @@ class Bank(Replicated):
         self.accounts[source].balance -= amount
         self.pay_in(target, amount)
 
-    @command(raises=(LookupError,))
+    @command(raises=(LookupError, Worded))
     def fail(self, how: str) -> None:
         if how == "deep":
             self.fail(how)
         if how == "declared":
             raise LookupError(object())
+        if how == "worded":
+            raise Worded(3)
         raise {"zero": ZeroDivisionError, "exit": SystemExit}[how](f"{object()}")
 
     @query(raises=(KeyError,))

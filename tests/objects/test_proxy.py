@@ -14,7 +14,7 @@ import paxon
 from paxon import calls
 from paxon.kvstore.objects.proxy import proxy
 from paxon.testing import MemoryCluster
-from tests.objects.classes import Account, Bank, Flags, Job, Jobs, Poor
+from tests.objects.classes import Account, Bank, Flags, Job, Jobs, Poor, Worded
 
 
 @pytest.fixture
@@ -43,6 +43,8 @@ def test_declared_exceptions_come_back_as_themselves(bank: Bank) -> None:
         bank.balance("eve")
     with pytest.raises(LookupError, match=r"^LookupError: <object object at 0x"):
         bank.fail("declared")  # with what cannot be carried: its text stands for that
+    with pytest.raises(Worded, match=r"^3 of money are lacking$"):
+        bank.fail("worded")
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from paxon.kvstore.client.checks import check_callable
 from paxon.kvstore.client.leases.clock import boot_seconds
 from paxon.kvstore.client.leases.keeping import (
     LEAST_SECONDS,
-    TOO_LATE,
     Held,
+    given_up,
     plan,
     renewing,
     take_answers,
@@ -29,6 +29,7 @@ from paxon.kvstore.client.leases.requests import (
     LeaseInfo,
     ReadLease,
     Revoke,
+    RevokeAll,
     new_id,
     renewal,
     still_alive,
@@ -240,14 +241,11 @@ async def _keep_all(kept: _Kept) -> None:
         added.clear()
         due, next_look = plan(held, boot_seconds())
         if due:
-            with renewing(due) as seconds:
+            with renewing(due, held) as seconds:
                 await due[0]._calls._renew(due, seconds)
-        for lease in held:
-            if lease.reason == TOO_LATE:
-                lease.ended = True
-                with contextlib.suppress(PaxonError):
-                    await lease._calls._do(Revoke(lease.id), LEAST_SECONDS)
-            del lease
+        if numbers := given_up(held):
+            with contextlib.suppress(PaxonError):
+                await held[0]._calls._do(RevokeAll(numbers), LEAST_SECONDS)
         del held, due
         with contextlib.suppress(TimeoutError):
             now = boot_seconds()

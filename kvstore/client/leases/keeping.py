@@ -12,7 +12,8 @@ from paxon.kvstore.errors import ClientClosed, LeaseExpired, PaxonError
 from paxon.transport.log import logger
 
 __all__ = [
-    "CLOCK_DRIFT", "LEAST_SECONDS", "TOO_LATE", "Held", "plan", "renewing", "take_answers",
+    "CLOCK_DRIFT", "LEAST_SECONDS", "TOO_LATE", "Held", "given_up", "plan", "renewing",
+    "take_answers",
 ]  # fmt: skip
 
 CLOCK_DRIFT = 0.05
@@ -20,7 +21,7 @@ CLOCK_DRIFT = 0.05
 TOO_LATE = "it could not be renewed in time"
 _COUNTED = (1 - CLOCK_DRIFT) / (1 + CLOCK_DRIFT)
 LEAST_SECONDS = 0.05
-"""How long a renewal waits for its answer at least."""
+"""How long a renewal waits for its answer at least, and the end of what is lost at most."""
 
 
 class Held:
@@ -125,6 +126,14 @@ class Held:
 H = TypeVar("H", bound=Held)
 
 
+def given_up(held: Iterable[Held]) -> list[int]:
+    """The ids of those that only their owner takes for ended: to be revoked now, and not again."""
+    late = [lease for lease in held if lease.reason == TOO_LATE and not lease.ended]
+    for lease in late:
+        lease.ended = True
+    return [lease.id for lease in late]
+
+
 def plan(leases: Iterable[H], now: float) -> tuple[list[H], float]:
     """Those to be renewed now, and when to look again; what is over by now is lost."""
     due, next_look = [], float("inf")
@@ -138,14 +147,16 @@ def plan(leases: Iterable[H], now: float) -> tuple[list[H], float]:
 
 
 @contextlib.contextmanager
-def renewing(due: Sequence[Held]) -> Iterator[float]:
+def renewing(due: Sequence[Held], held: Iterable[Held]) -> Iterator[float]:
     """Renew these, all in one request, waiting for the answer for so many seconds.
 
-    Whatever goes wrong is tried again, or ends them.
+    Whatever goes wrong is tried again, or ends them. Others that are held are not to be late for
+    that: neither for their own renewal, nor told late that they are lost.
     """
     now = boot_seconds()
     try:
-        yield max(LEAST_SECONDS, min(min(one.ttl / 3, one.deadline - now) for one in due))
+        waits = [min(one.ttl / 3, one.deadline - now) for one in held if not one.reason]
+        yield max(LEAST_SECONDS, min(waits, default=0.0))
     except ClientClosed:
         for lease in due:
             lease.lose("its client is closed")

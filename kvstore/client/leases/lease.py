@@ -16,8 +16,8 @@ from paxon.kvstore.client.checks import check_callable
 from paxon.kvstore.client.leases.clock import boot_seconds
 from paxon.kvstore.client.leases.keeping import (
     LEAST_SECONDS,
-    TOO_LATE,
     Held,
+    given_up,
     plan,
     renewing,
     take_answers,
@@ -29,6 +29,7 @@ from paxon.kvstore.client.leases.requests import (
     LeaseInfo,
     ReadLease,
     Revoke,
+    RevokeAll,
     new_id,
     renewal,
     still_alive,
@@ -150,9 +151,11 @@ class _Keeper:
             now = boot_seconds()
             due, next_look = plan(held, now)
             if due:
-                with renewing(due) as seconds:
+                with renewing(due, held) as seconds:
                     due[0]._calls._renew(due, seconds)
-            _revoke(held)
+            if numbers := given_up(held):
+                with contextlib.suppress(PaxonError):
+                    held[0]._calls._do(RevokeAll(numbers), LEAST_SECONDS)
             del held, due  # nothing is held while nothing is done
             with self._changed:
                 if self._closed:
@@ -162,15 +165,6 @@ class _Keeper:
                 self._next_look = min(next_look, now + 1.0)
                 self._changed.wait(max(0.0, self._next_look - now))
                 self._next_look = -math.inf
-
-
-def _revoke(held: list[Lease]) -> None:
-    """End what was lost just now: nobody need wait for what only its owner takes for ended."""
-    for lease in held:
-        if lease.reason == TOO_LATE:
-            lease.ended = True
-            with contextlib.suppress(PaxonError):
-                lease._calls._do(Revoke(lease.id), LEAST_SECONDS)
 
 
 class LeaseCalls:

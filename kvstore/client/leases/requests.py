@@ -25,11 +25,13 @@ from paxon.kvstore.store.operations import (
 )
 
 __all__ = [
-    "Grant", "GrantFor", "LeaseIds", "LeaseInfo", "ReadLease", "Revoke", "new_id", "renewal",
-    "still_alive",
+    "Grant", "GrantFor", "LeaseIds", "LeaseInfo", "ReadLease", "Revoke", "RevokeAll", "new_id",
+    "renewal", "still_alive",
 ]  # fmt: skip
 
 T = TypeVar("T")
+_AT_ONCE = 100
+"""So many leases end in one command: as many as end by themselves in one slot."""
 
 
 class LeaseInfo(msgspec.Struct, frozen=True):
@@ -92,6 +94,21 @@ class Revoke(Call[int]):
 
     def __init__(self, lease: Leased | int) -> None:
         super().__init__(wire.Revoke(check_lease(lease)))
+
+
+class RevokeAll(Call[None]):
+    """End all of these that there are still."""
+
+    __slots__ = ("_all",)
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self._all = [wire.Revoke(number) for number in numbers]
+        super().__init__(self._all[0])
+
+    def steps(self) -> Steps[None]:
+        """A hundred in each command."""
+        for first in range(0, len(self._all), _AT_ONCE):
+            yield self._all[first : first + _AT_ONCE]
 
 
 class ReadLease(Call["LeaseInfo | None"]):
