@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from paxon.kvstore.client.arguments import Key, Value
-from paxon.kvstore.client.checks import call_plain
+from paxon.kvstore.client.checks import check_callable
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.recipes.contests import (
     Contender,
@@ -84,8 +84,9 @@ class Election:
 
         The function has to look at `lost` from time to time: nothing can stop it from outside.
         """
+        check_callable("what an election runs", function)
         with self.campaign(value, timeout=timeout) as leading:
-            return call_plain("what an election runs", function, leading)
+            return function(leading)
 
     def leader(self, *, timeout: float | None = None) -> Contender | None:
         """The leader; None: there is none."""

@@ -131,6 +131,10 @@ def test_it_runs_a_function_and_resigns(kv: Client) -> None:
     with pytest.raises(ZeroDivisionError):
         election.run(fail, "me")
     assert election.leader() is None and kv.leases() == []
+    before = kv.range("cron").revision
+    with pytest.raises(InvalidRequest, match="what an election runs"):
+        election.run(None)  # type: ignore[arg-type]
+    assert kv.range("cron").revision == before, "nobody was led in vain"
 
 
 def test_a_value_is_needed(kv: Client) -> None:
