@@ -3,6 +3,7 @@
 The other starts begin when the cluster is in force. Here servers introduce themselves, die, lose
 their directories and come back with empty ones, and `tests/making_books.py` judges what becomes
 durable. Only introductions travel: once in force, a server may try to promise, and that is all.
+Members of another cluster, in force, introduce themselves to everybody, unasked.
 
 A server's state is made again from its own history, event by event: there are few of them, and
 nothing can be left out of an image.
@@ -17,6 +18,7 @@ import msgspec
 
 from paxon.actors import Environment, PaxosServer, ServerId, Settings
 from paxon.actors.disk.memory_storage import MemoryStorage
+from paxon.actors.execution.agreed import encode_agreed, first_agreed
 from paxon.actors.messages import Introduction, Made, PeerMessage, ServerReply
 from paxon.actors.records.making import NotAMember
 from paxon.transport import Burst, BurstInbox
@@ -33,6 +35,7 @@ Event = tuple[str, int]
 """What happens to a server; for "deliver" with the message's number."""
 Fact = tuple[Any, ...]
 
+AGREED = encode_agreed(first_agreed({}, {}))
 PLACE = 100
 """A directory's incarnation is its server's id, and so much more for each that was lost before."""
 
@@ -121,8 +124,8 @@ class _State(NamedTuple):
 class MakingSteps:
     """The servers of a search, and all that was ever computed."""
 
-    def __init__(self, ids: tuple[ServerId, ...]) -> None:
-        self.ids = ids
+    def __init__(self, ids: tuple[ServerId, ...], members: int) -> None:
+        self.members = ids[:members]
         self.computed = 0
         self.known: list[tuple[int, ServerId, Introduction]] = []
         """All messages ever sent: by which directory, to whom, what."""
@@ -144,7 +147,7 @@ class MakingSteps:
             self._states.append(state)
         return found
 
-    def _message(self, source: int, target: ServerId, message: Introduction) -> int:
+    def message(self, source: int, target: ServerId, message: Introduction) -> int:
         key = (source, target, msgspec.msgpack.encode(message))
         found = self._numbers.setdefault(key, len(self.known))
         if found == len(self.known):
@@ -171,7 +174,7 @@ class MakingSteps:
         disk, server, failure = self._happen(disk, server, event, wire)
         sent = 0
         for target, message in wire.sent:
-            sent |= 1 << self._message(state.incarnation, target, message)
+            sent |= 1 << self.message(state.incarnation, target, message)
         history = (*state.history, event)
         in_force = server is not None and server.making.in_force
         after = _State(state.incarnation, history, server is not None, in_force)
@@ -193,14 +196,19 @@ class MakingSteps:
             else:
                 assert server is not None
                 self._step(server, name, number)
-        except NotAMember:
+        except NotAMember as error:
             server = None
+            if disk.incarnation < PLACE:  # its directory is the one that it began with
+                return disk, None, str(error)
         except Exception as error:
             return disk, None, f"{type(error).__name__}: {error}"
         return disk, server, ""
 
     def _new_server(self, disk: _Disk, wire: _Wire) -> PaxosServer:
-        settings = Settings(cluster="search", server=disk.server, servers=self.ids, policy="random")
+        settings = Settings(
+            cluster="search", server=disk.server, servers=tuple({*self.members, disk.server}),
+            join=disk.server not in self.members, policy="random",
+        )  # fmt: skip
         environment = Environment(
             clock=StandingClock(),
             random=_Chance(disk.incarnation),
@@ -240,9 +248,9 @@ def _image(disk: _Disk, server: PaxosServer | None) -> Any:
 class MakingSearch:
     """The rules of a search: for `breadth_first`, as `Search` is."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, joining: int = 0) -> None:
         self.ids = tuple(range(1, size + 1))
-        self.steps = MakingSteps(self.ids)
+        self.steps = MakingSteps(self.ids, size - joining)
         self._facts: list[frozenset[Fact]] = [frozenset()]
         self._fact_numbers: dict[frozenset[Fact], int] = {frozenset(): 0}
 
@@ -251,7 +259,17 @@ class MakingSearch:
         world = MakingWorld(tuple(map(self.steps.fresh, self.ids)), 0, 0, budget)
         for server in self.ids:
             world = self.happen(world, (server, ("start", 0)))
-        return world
+        return world._replace(network=world.network | self._strangers())
+
+    def _strangers(self) -> int:
+        """Members of another cluster look for each other where they were, and these are now."""
+        made = Made(9, "search", tuple((s, 9 * PLACE + s) for s in self.ids), AGREED)
+        sent = 0
+        for server, one in zip(self.ids, (*self.ids[1:], 1), strict=True):
+            there = made.members[one - 1][1]
+            said = Introduction(there, 0, False, "search", self.ids, made, in_force=True)
+            sent |= 1 << self.steps.message(there, server, said)
+        return sent
 
     def facts(self, world: MakingWorld) -> frozenset[Fact]:
         return self._facts[world.facts]

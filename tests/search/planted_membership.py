@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
+
 from paxon.actors import Ballot, PaxosServer, ServerId
 from paxon.actors.ballot import EPOCH_BITS
 from paxon.actors.disk.storage import Storage
 from paxon.actors.environment import NEVER
 from paxon.actors.execution.application import Application
 from paxon.actors.log import SlotLog
-from paxon.actors.messages import NO_OP, Accepted, CountQuestion, PeerMessage, Query, Sealed
+from paxon.actors.messages import (
+    NO_OP,
+    Accepted,
+    CountAnswer,
+    CountQuestion,
+    Introduction,
+    PeerMessage,
+    Query,
+    Sealed,
+)
 from paxon.actors.parts import status
 from paxon.actors.parts.membership import Membership
 from paxon.actors.records.candidacy import Candidacy
@@ -226,6 +237,22 @@ _plant(
 )
 
 
+def _any_in_force(original: Original) -> Any:
+    def on_introduction(self: Membership, said: Introduction, sender: ServerId) -> None:
+        if said.in_force and self.making.made is None:
+            said = structs.replace(said, to=self.making.incarnation)
+        original(self, said, sender)
+
+    return on_introduction
+
+
+_plant(
+    "an unasked cluster is believed",
+    "an empty directory takes what members of any cluster say unasked for an answer",
+    (Membership, "on_introduction", _any_in_force),
+)
+
+
 # --- the seal ------------------------------------------------------------------------------------
 
 
@@ -383,6 +410,22 @@ _plant(
     "a CONFIG told before it is chosen",
     "a server that has accepted one tells a started one of it as of the configuration in force",
     (Membership, "on_count_question", _tell_what_is_accepted),
+)
+
+
+def _seal_ignored(original: Original) -> Any:
+    def hear_of(self: Confirmation, answer: CountAnswer, sender: ServerId) -> int:
+        told: int = original(self, answer, sender)
+        self.seal = None
+        return told
+
+    return hear_of
+
+
+_plant(
+    "a seal is told and ignored",
+    "a started server is told how its epoch ended, votes there no more, and does not learn it",
+    (Confirmation, "_hear_of", _seal_ignored),
 )
 
 

@@ -648,7 +648,14 @@ def a_directory_is_lost_amid_the_making() -> tuple[MakingSearch, MakingWorld]:
     return search, world._replace(budget=MakingBudget(0, crashes=0, losses=1, campaigns=1))
 
 
-MAKING_STARTS = tuple(start.name for start in STARTS[-3:])
+@start(20_000, goals=[("the cluster is in force on all three", in_force(3))])
+def a_server_joins_while_the_cluster_is_made() -> tuple[MakingSearch, MakingWorld]:
+    """Two servers and one that is to join have just been started with empty directories."""
+    search = MakingSearch(3, joining=1)
+    return search, search.start(MakingBudget(asks=1, crashes=1, losses=0, campaigns=1))
+
+
+MAKING_STARTS = tuple(start.name for start in STARTS[-4:])
 """Those that begin before the cluster is in force."""
 
 import tests.search.membership_starts  # noqa: E402, F401 (it adds its own to the list)

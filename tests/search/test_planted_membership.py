@@ -31,6 +31,7 @@ SEARCHED = {
     "a later epoch's row before the seal": "one of three serves alone",
     "a value above a CONFIG": "three servers become one",
     "majority by the old configuration": "one server becomes two",
+    "an unasked cluster is believed": "a server joins while the cluster is made",
 }
 """By the search from this start."""
 
@@ -43,6 +44,7 @@ SIMULATED = {
     "rows above the seal are kept, and epochs not compared": (32, "void above the seal"),
     "the newest configuration is not asked": (11, "progress"),
     "a CONFIG told before it is chosen": (7, "one value per slot"),
+    "a seal is told and ignored": (501073, "progress"),
     "an epoch is entered unasked": (5, "confirmed first"),
     "no configuration in the image": (9, "progress"),
     "the old directory's late P2B counted": (239, "counts are told"),
