@@ -36,4 +36,5 @@ class Burst(msgspec.Struct, Generic[PeerT, ClientT]):
     """Clients that are no longer there, as a reply to them showed."""
 
     def __bool__(self) -> bool:
-        return bool(self.peers or self.clients or self.lost or self.refused or self.ignored)
+        told = self.lost or self.refused or self.ignored or self.gone
+        return bool(self.peers or self.clients or told)

@@ -213,6 +213,22 @@ def test_bursts_come_as_messages(source: FakeSource, fed: pykka.ActorRef[Recorde
     assert fed.proxy().probe.get(timeout=5).timers == 0
 
 
+def test_whatever_a_burst_holds_is_handed_over(source: FakeSource) -> None:
+    """What became of clients and connections may come alone, and is told once."""
+    inbox = BurstInbox()
+    inbox.attach(source, lambda: 0.0, time.monotonic)
+    one = [b"a"]
+    bursts: list[Burst[Any, Any]] = [
+        Burst(lost=[1]),
+        Burst(refused=one),
+        Burst(ignored={*one}),
+        Burst(gone=one),
+    ]
+    source.bursts = [*bursts]
+    assert [inbox.get().message for _ in bursts] == bursts
+    inbox.close()
+
+
 def test_a_deadline_brings_one_empty_burst(
     source: FakeSource, fed: pykka.ActorRef[Recorder], probe: Probe
 ) -> None:
