@@ -102,14 +102,14 @@ class SlotLog:
             self.chosen_to += 1
             held = self._slots.get(self.chosen_to + 1)
 
-    def learn(self, slot: int, ballot: Ballot, value: bytes) -> bool:
-        """Take over a value that another server knows as chosen; False if it was known here."""
+    def learn(self, slot: int, ballot: Ballot, value: bytes) -> Slot | None:
+        """Take over a value that another server knows as chosen; None if it was known here."""
         held = self._slots.get(slot)
         if slot <= self.discarded:
-            return False
+            return None
         if held is not None and held.chosen:
             invariant(held.value == value, "slot %d chosen twice: learned another value", slot)
-            return False
+            return None
         if held is None or held.ballot <= ballot:
             if held is not None and held.ballot == ballot:
                 invariant(held.value == value, "slot %d: two values in ballot %s", slot, ballot)
@@ -118,7 +118,7 @@ class SlotLog:
             # Accepted in a ballot above one in which `value` was chosen: it must be the same.
             invariant(held.value == value, "slot %d: chosen value not carried upward", slot)
         self.choose(slot)
-        return True
+        return self._slots[slot]
 
     def chunk(self, first: int, last: int, size: int) -> tuple[list[Accepted], int]:
         """The values accepted from slot `first` to `last`, up to `size` bytes; and the next slot.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from paxon.actors.ballot import ServerId
+from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.environment import ClientToken, Network
 from paxon.actors.limits.allowances import (
     FRAME_BYTES,
@@ -20,6 +20,7 @@ from paxon.actors.limits.allowances import (
 )
 from paxon.actors.messages import (
     P2A,
+    P2B,
     Overloaded,
     PeerMessage,
     QueryReply,
@@ -63,6 +64,21 @@ class Outbox:
     def send(self, server: ServerId, message: PeerMessage) -> None:
         """Queue for one peer, after the sync."""
         self.to_peer.setdefault(server, []).append(message)
+
+    def acknowledge(self, leader: ServerId, ballot: Ballot, slot: int, count: int) -> None:
+        """Queue a P2B; a run of slots in one ballot becomes one P2B for the range."""
+        queued = self.to_peer.setdefault(leader, [])
+        if queued:
+            last = queued[-1]
+            if (
+                type(last) is P2B
+                and last.last + 1 == slot
+                and last.ballot == ballot
+                and last.promised is None
+            ):
+                queued[-1] = P2B(ballot, last.first, slot, None, count)
+                return
+        queued.append(P2B(ballot, slot, slot, None, count))
 
     def reply(self, client: ClientToken, reply: ServerReply) -> None:
         """Queue for a client, after the sync."""

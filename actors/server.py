@@ -29,23 +29,16 @@ from paxon.actors.actor import BurstActor
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId, in_list
 from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.election import ElectionPolicy, make_policy
-from paxon.actors.embedding import settle
 from paxon.actors.environment import NEVER, ClientToken, Environment, ServerBurst
-from paxon.actors.execution.agreed import (
-    first_agreed,
-)
+from paxon.actors.execution.agreed import first_agreed
 from paxon.actors.execution.application import Application, decode_batch, encode_batch
 from paxon.actors.execution.features import Features
-from paxon.actors.execution.sessions import Reply
 from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.invariants import invariant
 from paxon.actors.limits.allowances import (
     CHARGED_BYTES,
-    CLIENT_SECONDS,
     EXECUTE_SECONDS,
     IN_FLIGHT_BYTES,
-    MAX_READ_BYTES,
-    MAX_READS,
 )
 from paxon.actors.limits.bounds import (
     MAX_EPOCHS_AHEAD,
@@ -55,7 +48,7 @@ from paxon.actors.limits.bounds import (
     is_dense,
     is_plausible_accepted,
 )
-from paxon.actors.log import SlotLog, SlotStatus
+from paxon.actors.log import Slot, SlotLog, SlotStatus
 from paxon.actors.log_time import LogTime
 from paxon.actors.messages import (
     CONFIG,
@@ -70,7 +63,6 @@ from paxon.actors.messages import (
     CatchUpRequest,
     ClientMessage,
     Command,
-    CommandReply,
     CommitNote,
     Entry,
     Handover,
@@ -94,7 +86,7 @@ from paxon.actors.parts.comparing import Comparing
 from paxon.actors.parts.embedded import Embedded
 from paxon.actors.parts.host import handlers
 from paxon.actors.parts.membership import Membership
-from paxon.actors.parts.reception import LARGE_REPLY, Reception
+from paxon.actors.parts.reception import Reception
 from paxon.actors.parts.snapshotting import Snapshotting
 from paxon.actors.parts.status import COUNTERS, Telling, describe
 from paxon.actors.parts.watches import Watches
@@ -113,17 +105,14 @@ from paxon.actors.records.held import Held, HeldRequests
 from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted, sensible
 from paxon.actors.records.making import Retired
 from paxon.actors.records.oddities import Oddities
-from paxon.actors.records.reign import Pending, Reign, answer_to
+from paxon.actors.records.reign import Pending, Reign
 from paxon.actors.records.rounds import Rounds
 from paxon.actors.records.snapshots import Snapshots
 from paxon.actors.settings import Settings
-from paxon.actors.slot_values import packed_in
 from paxon.transport.log import logger
 
 __all__ = ["PaxosServer"]
 
-RETRANSMITTED_BYTES = 1 << 20
-"""For each so many in flight their votes are waited for one interval longer."""
 WATERMARK_DELAY = 1.0
 """Seconds after which the chosen watermark is synced even if nothing else has to be."""
 TIDY_INTERVAL = 0.1
@@ -157,7 +146,6 @@ class PaxosServer(BurstActor):
         # Getting to lead, and leading; each is None at other times.
         self._candidacy: Candidacy | None = None
         self._reign: Reign | None = None
-        self._leading_since = 0.0
         # Clients.
         self._held = HeldRequests()
         # Learning and executing.
@@ -229,8 +217,6 @@ class PaxosServer(BurstActor):
         for server in burst.lost:
             self.on_connection_lost(server)
         if burst.clients or burst.refused or burst.gone or self.reception.turns.waiting:
-            for client in burst.gone:
-                self.watches.forget(client)
             self.reception.serve(burst, self._now - self.latencies.burst.total)
             if self.places.told_clients is not None:
                 self.membership.tell_clients(burst)
@@ -298,7 +284,7 @@ class PaxosServer(BurstActor):
         candidacy = self._candidacy
         if candidacy is not None and candidacy.ballot == self._storage.durable.promised:
             candidacy.promised.add(self.settings.server)
-            if self._has_quorum(candidacy.promised):
+            if self.configuration.has_quorum(candidacy.promised):
                 self._take_over(candidacy)
         if self._reign is not None:  # what this accepts waits for the next sync, so it comes last
             self._propose_waiting(self._reign)
@@ -458,7 +444,9 @@ class PaxosServer(BurstActor):
             if len(value) > self._storage.room and not self.snapshotting.has_room(p2a.slot, value):
                 return  # it comes again, while a majority has none
             self._accept(p2a.slot, ballot, value)
-        self._acknowledge(sender, ballot, p2a.slot)
+        # (Not `_count()`, which would take a call a slot: only a discarded slot is not stored.)
+        count = self._next_count - (p2a.slot <= self.log.discarded)
+        self._outbox.acknowledge(sender, ballot, p2a.slot, count)
         self._note_commit(p2a.commit, ballot, sender)
 
     def _accept(self, slot: int, ballot: Ballot, value: bytes) -> None:
@@ -466,23 +454,6 @@ class PaxosServer(BurstActor):
             invariant(False, "accepting %s under promise %s", ballot, self.promised)
         checksum = self.log.accept(slot, ballot, value)
         self._storage.save_accepted(slot, ballot, value, checksum)
-
-    def _acknowledge(self, leader: ServerId, ballot: Ballot, slot: int) -> None:
-        """Queue a P2B; a run of slots in one ballot becomes one P2B for the range."""
-        # (Not `_count()`, which would take a call a slot: only a discarded slot is not stored.)
-        count = self._next_count - (slot <= self.log.discarded)
-        queued = self._outbox.to_peer.setdefault(leader, [])
-        if queued:
-            last = queued[-1]
-            if (
-                type(last) is P2B
-                and last.last + 1 == slot
-                and last.ballot == ballot
-                and last.promised is None
-            ):
-                queued[-1] = P2B(ballot, last.first, slot, None, count)
-                return
-        queued.append(P2B(ballot, slot, slot, None, count))
 
     def on_heartbeat(self, heartbeat: Heartbeat, sender: ServerId) -> None:
         """Follow the leader: adopt its ballot, learn what is chosen, discard what all executed."""
@@ -603,7 +574,7 @@ class PaxosServer(BurstActor):
         self._following.election_at = self._now + self._random.uniform(0.15, 0.5) * (
             self.settings.election_timeout_min
         )
-        if self._has_quorum(self._following.pre_votes):
+        if self.configuration.has_quorum(self._following.pre_votes):
             self.campaign()
             return
         epoch = self.configuration.epoch
@@ -641,7 +612,7 @@ class PaxosServer(BurstActor):
             return
         if reply.granted and not self._hears_leader():
             following.pre_votes.add(sender)
-            if self._has_quorum(following.pre_votes):
+            if self.configuration.has_quorum(following.pre_votes):
                 self.campaign()
 
     def campaign(self, *, after: Ballot | None = None) -> None:
@@ -664,18 +635,10 @@ class PaxosServer(BurstActor):
         self._counters["elections"] += 1
         self._counters["phase1_rounds"] += 1
         self._candidacy = Candidacy(
-            self.promised, self.log.chosen_to + 1, self._now + self._phase1_interval(), after
+            self.promised, self.log.chosen_to + 1, self._now + self.settings.p1a_interval, after
         )
         self._await_leader()
-        self._outbox.to_all.append(P1A(self.promised, self._candidacy.first_slot, after))
-
-    def _phase1_interval(self) -> float:
-        """Ask again often enough to be heard before others try to lead, seconds."""
-        return min(self.settings.retransmit_interval, self.settings.election_timeout_min / 3)
-
-    def _has_quorum(self, servers: set[ServerId]) -> bool:
-        bits = self._all_bits
-        return sum(1 for server in servers if bits.get(server)) >= self._majority
+        self._outbox.to_all.append(self._candidacy.question())
 
     def on_p1b(self, p1b: P1B, sender: ServerId) -> None:
         """Count a promise; with a majority take over (PMMC §2.2, scout)."""
@@ -700,10 +663,9 @@ class PaxosServer(BurstActor):
         if self._candidacy is not candidacy:
             return  # one of these was accepted in a ballot above ours: it is adopted now
         self._execute()
-        more = candidacy.take(p1b, sender)
-        if more:
-            self._outbox.send(sender, P1A(candidacy.ballot, more, candidacy.after))
-        elif self._has_quorum(candidacy.promised):
+        if candidacy.take(p1b, sender):
+            self._outbox.send(sender, candidacy.question(sender))
+        elif self.configuration.has_quorum(candidacy.promised):
             self._take_over(candidacy)
 
     def _take_over(self, candidacy: Candidacy) -> None:
@@ -712,12 +674,8 @@ class PaxosServer(BurstActor):
         self._candidacy = None
         self.reception.turns.let_go(self._now)
         self._execute()
-        first, known, reigned = self.log.chosen_to + 1, self.catching_up, self.application.reign
-        for accepted in self.log.accepted_from(self.application.executed + 1):
-            if accepted.slot < first:
-                reigned = max(reigned, packed_in(accepted.value))
-            else:
-                candidacy.report(accepted)
+        first, known = self.log.chosen_to + 1, self.catching_up
+        reigned = candidacy.report_own(self.log, self.application)
         if reigned > candidacy.ballot:  # it is of a snapshot that has come meanwhile
             self._step_down()
             return
@@ -743,7 +701,6 @@ class PaxosServer(BurstActor):
         self.log_time.take_over(self.promised, *candidacy.ballots(first, self.log.highest))
         self.leader = self.settings.server
         self._counters["leaderships"] += 1
-        self._leading_since = self._now
         invariant(reign.takeover_end >= known.known_commit, "took over less than is chosen")
         if self._now >= self._log_at:  # in a duel of leaders not each of them is news
             self._log_at = self._now + 1.0
@@ -758,11 +715,11 @@ class PaxosServer(BurstActor):
         self._following.pre_votes = set()
         if self._reign is not None:
             self._counters["step_downs"] += 1
-            self._counters["leading_us"] += self.leading_us()
             reign, self._reign = self._reign, None
+            self._counters["leading_us"] += reign.microseconds(self._now)
             self.log_time.stop()
             if reign.got_something_done(self._counters["slots_chosen"]):
-                self._policy.reigned(self._now - self._leading_since)
+                self._policy.reigned(self._now - reign.rounds.began)
             if keep:
                 self._held.add_unfinished(reign)
             clients.update(dict.fromkeys(reign.waiting.values()))
@@ -954,17 +911,13 @@ class PaxosServer(BurstActor):
 
     def _retransmit_p2as(self, reign: Reign) -> None:
         """Send again what was in flight at the last tick already, to those who have not voted."""
-        # What is large takes its time to the others' disks: it is not sent so soon again.
-        patience = 1 + reign.bytes_in_flight(self.log) // RETRANSMITTED_BYTES
-        reign.retransmit_at = self._now + patience * self.settings.retransmit_interval
         self._send_put_off(reign)  # these tell a commit index as well
-        most = self.settings.transfer_bytes
-        for slot, value, silent in reign.unanswered(self.log, self._all_bits, most):
+        bits, settings = self._all_bits, self.settings
+        for slot, value, silent in reign.unanswered(self.log, bits, settings, self._now):
             p2a = P2A(self.promised, slot, value, self.log.chosen_to)
             for server in silent:
                 self._outbox.send(server, p2a)
             self._counters["retransmissions"] += len(silent)
-        reign.retransmit_below = reign.next_slot
 
     # --- some get a P2A a little later (docs/thrift.md) ------------------------------------------
 
@@ -981,20 +934,13 @@ class PaxosServer(BurstActor):
         if unconfirmed:
             self._beat(reign)
 
-    def _on_thrift_timers(self, reign: Reign) -> None:
-        """The spare servers get what was put off; if it is still undecided, their answers count."""
-        if self._now >= reign.thrift.p2as_due_at:
-            self._send_put_off(reign)
-        if reign.thrift.finds_late(self._now, reign.votes, reign.rounds.confirmed):
-            self._ask_everyone(reign)
-
     # --- heartbeats ------------------------------------------------------------------------------
 
     def _beat(self, reign: Reign) -> None:
         """Start a heartbeat round with all: I lead, this is chosen, this may be discarded."""
         reign.heartbeat_at = self._now + self.settings.heartbeat_interval
         self._plan_chores(reign)
-        self.snapshotting.discard(self._executed_by_all(reign))
+        self.snapshotting.discard(reign.executed_by_all(self._executed_durably()))
         if reign.changing is not None and not reign.holds_back:
             self.membership.rehearse_change(reign, reign.changing)
         if self._now >= reign.moves_at:
@@ -1015,16 +961,12 @@ class PaxosServer(BurstActor):
             lease = min(self.settings.election_timeout_min, LONGEST_LEASE)
             drift = self.settings.max_clock_drift
         number = reign.rounds.begin(self._now, counted(lease, drift), self._following.busy)
+        executed = reign.executed_by_all(self._executed_durably())
         return Heartbeat(
-            self.promised, number, self.log.chosen_to, self._executed_by_all(reign),
+            self.promised, number, self.log.chosen_to, executed,
             self.membership.disks_known(), lease, drift,
             self.log_time.now(self._clock.awake()),
         )  # fmt: skip
-
-    def _executed_by_all(self, reign: Reign) -> int:
-        """The lowest last-executed slot of *all* servers (rule 7); 0 while any is unheard of."""
-        executed = self._executed_durably()
-        return min([executed, *[follower.executed for follower in reign.followers.values()]])
 
     def on_heartbeat_reply(self, reply: HeartbeatReply, sender: ServerId) -> None:
         """Count a follower for its round, and note how far it has executed."""
@@ -1070,7 +1012,7 @@ class PaxosServer(BurstActor):
         elif query.mode == "lease" and self._lease_holds():
             self._counters["lease_reads"] += 1
             self._answer_query(client, query)
-        elif len(reign.reads.waiting) >= MAX_READS or reign.reads.bytes >= MAX_READ_BYTES:
+        elif reign.reads.is_full:
             self._outbox.put_off(client, query.id, "too many reads are waiting")
         else:
             reign.reads.add(reign.rounds.last + 1, self.log.chosen_to, client, query)
@@ -1159,24 +1101,12 @@ class PaxosServer(BurstActor):
         if refusal is not None:
             if refusal.status == ReplyStatus.OVERLOADED:
                 self._counters["overloaded"] += 1
-            self._answer_command(client, key, refusal)
+            self.reception.answer_command(client, key, refusal)
             self.reception.count_work(client, len(refusal.payload))
             return
         entry = Entry(command.session, command.seq, command.acked, command.after, command.command)
-        reign.take_in(entry, client)
-
-    def _answer_command(self, client: ClientToken, key: tuple[int, int], reply: Reply) -> None:
-        """Say how a command ended, but not "expired" of one that we proposed more than once.
-
-        The client takes that for "not executed" if it sent the command once, and it may have been
-        executed at our first try. Asking again it counts one more send, and knows that it may.
-        """
-        if key in self._held.tried:
-            self._held.tried.remove(key)
-            if reply.status == ReplyStatus.EXPIRED:
-                self._refuse(client)
-                return
-        self._outbox.reply(client, CommandReply(*key, reply.status, reply.payload))
+        waiting[key] = client
+        reign.pending.add(entry)
 
     def _refuse(self, client: ClientToken) -> None:
         """Say who leads, once a burst for each client; nothing is dropped in silence (rule 5)."""
@@ -1249,9 +1179,7 @@ class PaxosServer(BurstActor):
         self._grants.forget_all()
         self.leader = 0
         self._following.heard_at = -NEVER
-        late = self.catching_up
-        late.leader_ballot, late.leader_commit = self.promised, 0
-        late.outsiders.clear()
+        self.catching_up.forget_leader(self.promised)
         self._opening = Opening(configuration, self.settings.server, named, self._now)
         self._tell_of_seal(self._opening)
         self._await_leader()
@@ -1334,13 +1262,10 @@ class PaxosServer(BurstActor):
         # An accepted ballot is never above the promise.
         if accepted.ballot > self.promised and not self._follows(accepted.ballot, teller):
             return False
-        if not self.log.learn(accepted.slot, accepted.ballot, accepted.value):
-            return True
-        held = self.log.get(accepted.slot)
-        invariant(held is not None, "slot %d vanished", accepted.slot)
+        held = self.log.learn(accepted.slot, accepted.ballot, accepted.value)
         if held is not None:
             self._storage.save_accepted(accepted.slot, held.ballot, held.value, held.checksum)
-        self._look_for_seal()
+            self._look_for_seal()
         return True
 
     def _execute(self, least: int = 0) -> None:
@@ -1362,8 +1287,7 @@ class PaxosServer(BurstActor):
             if held is None or not held.chosen:
                 invariant(False, "slot %d executed unchosen", slot)
             else:
-                self.snapshots.executed_bytes += len(held.value)
-                self._deliver(slot, held.value, held.checksum, now)
+                self._deliver(slot, held, now)
         if 0 < self._stopped_at <= application.executed:
             self._stopped_at = 0
             self._storage.forget_stop()
@@ -1381,39 +1305,21 @@ class PaxosServer(BurstActor):
         if self._takes_part:
             self.snapshotting.take_if_due()
 
-    def _deliver(self, slot: int, value: bytes, checksum: int, now: float) -> None:
-        """Execute a slot, from now on, and answer the clients that wait here."""
-        reign, batch = self._reign, None
+    def _deliver(self, slot: int, held: Slot, now: float) -> None:
+        """Execute a slot, from now on, and have the clients answered that wait here."""
+        reign, batch, value = self._reign, None, held.value
+        self.snapshots.executed_bytes += len(value)
         if reign is not None:
             # A leader that was behind may learn from others what it is still gathering votes for.
             reign.votes.pop(slot, None)
             batch = reign.batches.pop(slot, None)
         if batch is None and value != NO_OP and value[0] != CONFIG:
             batch = decode_batch(value)
-        results = self.application.execute(slot, value, batch, checksum)
+        results = self.application.execute(slot, value, batch, held.checksum)
         self._counters["slots_executed"] += 1
         self._counters["commands_executed"] += len(results)
-        if reign is None or (not reign.waiting and not reign.futures):
-            return
-        took, turns = self._clock.monotonic() - now, self.reception.turns
-        counts = turns.held_back or reign.large_slots or reign.chores.slot == slot
-        if counts or (took >= CLIENT_SECONDS / 4 and turns.several(now)):
-            self.reception.charge(reign, slot, results, took)
-        tried = self._held.tried
-        for entry, reply in results:
-            if entry.session == 0 and entry.command and entry.acked == 0:
-                settle(reign.futures.pop(entry.seq, None), reply.status, reply.payload)
-                continue
-            key = (entry.session, entry.seq)
-            client = reign.waiting.pop(key, None)
-            if client is None:
-                continue
-            if key in tried:
-                self._answer_command(client, key, reply)
-                continue
-            if len(reply.payload) > LARGE_REPLY:
-                self._outbox.replied_bytes += len(reply.payload)
-            self._outbox.reply(client, answer_to(entry, reply, self.application, self.places))
+        if reign is not None and (reign.waiting or reign.futures):
+            self.reception.answer(reign, slot, results, now)
 
     def _executed_durably(self) -> int:
         """How far this server has executed and would again after a restart, by itself.
@@ -1457,8 +1363,7 @@ class PaxosServer(BurstActor):
         accepted, _ = self.log.chunk(request.first_slot, chosen_to, self.settings.transfer_bytes)
         self._outbox.send(sender, CatchUp(accepted, chosen_to))
         if self._candidacy is not None and self._opening is not None:  # it may know the seal now
-            first = self._candidacy.next_chunk(sender)
-            self._outbox.send(sender, P1A(self._candidacy.ballot, first))
+            self._outbox.send(sender, self._candidacy.question(sender))
 
     def on_catch_up(self, catch_up: CatchUp, sender: ServerId) -> None:
         """Take over chosen values, execute them, ask for more."""
@@ -1469,9 +1374,7 @@ class PaxosServer(BurstActor):
             if not self._learn(accepted, sender):
                 return
         late = self.catching_up
-        late.takes_back(catch_up.chosen_to, sender, self.log.chosen_to)
-        late.hear(catch_up.chosen_to, sender)
-        late.choose_known(self.log)
+        late.hear_answer(catch_up.chosen_to, sender, self.log)
         self._look_for_seal()
         self._execute()
         # Only for what is new: were copies answered too, each would bring ever more of them.
@@ -1545,12 +1448,13 @@ class PaxosServer(BurstActor):
 
     def _on_recovered(self, *, fresh: bool) -> None:
         """Restarted (or new): never propose in an old ballot; wait before the first candidacy."""
-        settings = self.settings
-        if fresh:
-            delay = self._random.uniform(settings.heartbeat_interval, settings.election_timeout_min)
-        else:
-            delay = self._policy.follower_timeout(self._random)
-        self._following.election_at = self._now + delay
+        if not fresh:
+            self._await_leader()
+            return
+        soon = self._random.uniform(
+            self.settings.heartbeat_interval, self.settings.election_timeout_min
+        )
+        self._following.election_at = self._now + soon
 
     def _on_open(self) -> None:
         self._network.ignore(self.reception.turns.ignored)
@@ -1651,7 +1555,10 @@ class PaxosServer(BurstActor):
             if now - self._led_at() > self.settings.election_timeout_max and self._majority > 1:
                 self._lose_quorum()
                 return
-            self._on_thrift_timers(reign)
+            if now >= reign.thrift.p2as_due_at:
+                self._send_put_off(reign)
+            if reign.thrift.finds_late(now, reign.votes, reign.rounds.confirmed):
+                self._ask_everyone(reign)
             if now >= reign.chores.at:
                 reign.chores.at, reign.chores.wanted = NEVER, True
             if now >= reign.heartbeat_at:
@@ -1663,10 +1570,9 @@ class PaxosServer(BurstActor):
             self._on_election_timeout()
         elif self._candidacy is not None and now >= self._candidacy.ask_again_at:
             candidacy = self._candidacy
-            candidacy.ask_again_at = now + self._phase1_interval()
+            candidacy.ask_again_at = now + self.settings.p1a_interval
             for server in [s for s in self._others if s not in candidacy.promised]:
-                first = candidacy.next_chunk(server)
-                self._outbox.send(server, P1A(candidacy.ballot, first, candidacy.after))
+                self._outbox.send(server, candidacy.question(server))
 
     def _on_learner_timers(self) -> None:
         if self._now >= self._grants.forget_at:
@@ -1712,7 +1618,3 @@ class PaxosServer(BurstActor):
 
     def _bound_to_log(self) -> dict[str, object]:
         return {"ballot": str(self.promised), "slot": self.application.executed}
-
-    def leading_us(self) -> int:
-        """Microseconds of the present reign; 0 while not leading."""
-        return round((self._now - self._leading_since) * 1e6) if self._reign is not None else 0

@@ -187,6 +187,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         require(not wrong, wrong)
 
     @property
+    def p1a_interval(self) -> float:
+        """A candidate asks again so often, seconds: to be heard before others try to lead."""
+        return min(self.retransmit_interval, self.election_timeout_min / 3)
+
+    @property
     def agreed_given(self) -> dict[str, Number]:
         """Those given of the settings that the cluster agrees on, by name."""
         found = {name: getattr(self, name, None) for name in NAMES}

@@ -46,7 +46,7 @@ MAX_FUNCTION_LINES = 70
 MAX_FILES = 20
 """In a folder, directly."""
 
-LONG_FILES = {"actors/server.py": 1718}
+LONG_FILES = {"actors/server.py": 1620}
 """All of `PaxosServer`, to be read from top to bottom, and the lines that it may have.
 
 What decides something without a message or the outbox is in `actors/records/`, what decides nothing

@@ -15,6 +15,7 @@ from paxon.actors.execution.agreed import (
     encode_change,
 )
 from paxon.actors.execution.application import Executed
+from paxon.actors.execution.sessions import Reply
 from paxon.actors.limits.allowances import (
     CHARGED_BYTES,
     CLIENT_SECONDS,
@@ -45,7 +46,7 @@ from paxon.actors.messages import (
 from paxon.actors.parts.host import Host, Part
 from paxon.actors.records.reign import LITTLE_ROOM, Reign, answer_to
 
-__all__ = ["LARGE_REPLY", "Reception"]
+__all__ = ["Reception"]
 
 Handlers: TypeAlias = dict[type, Callable[[Any, ClientToken], None]]
 
@@ -121,6 +122,7 @@ class Reception(Part):
         """
         if burst.gone or burst.refused or burst.ignored:
             for client in burst.gone:
+                self._host.watches.forget(client)
                 self.turns.drop(client)
             for client in burst.refused:
                 self._outbox.throw_away(client, "a frame holds too many messages")
@@ -311,7 +313,47 @@ class Reception(Part):
             self._outbox.reply(client, answer)
             self._counters["overloaded"] += 1
 
-    def charge(self, reign: Reign, slot: int, results: Sequence[Executed], seconds: float) -> None:
+    # --- what came of commands (rule 5) ----------------------------------------------------------
+
+    def answer(self, reign: Reign, slot: int, results: Sequence[Executed], began: float) -> None:
+        """A slot is executed, since `began`: answer the clients that wait for it here."""
+        took, turns = self._clock.monotonic() - began, self.turns
+        counts = turns.held_back or reign.large_slots or reign.chores.slot == slot
+        if counts or (took >= CLIENT_SECONDS / 4 and turns.several(began)):
+            self._charge_slot(reign, slot, results, took)
+        tried, places = self._host._held.tried, self._host.places
+        for entry, reply in results:
+            if entry.session == 0 and entry.command and entry.acked == 0:
+                settle(reign.futures.pop(entry.seq, None), reply.status, reply.payload)
+                continue
+            key = (entry.session, entry.seq)
+            client = reign.waiting.pop(key, None)
+            if client is None:
+                continue
+            if key in tried:
+                self.answer_command(client, key, reply)
+                continue
+            if len(reply.payload) > LARGE_REPLY:
+                self._outbox.replied_bytes += len(reply.payload)
+            self._outbox.reply(client, answer_to(entry, reply, self._application, places))
+
+    def answer_command(self, client: ClientToken, key: tuple[int, int], reply: Reply) -> None:
+        """Say how a command ended, but not "expired" of one that we proposed more than once.
+
+        The client takes that for "not executed" if it sent the command once, and it may have been
+        executed at our first try. Asking again it counts one more send, and knows that it may.
+        """
+        tried = self._host._held.tried
+        if key in tried:
+            tried.remove(key)
+            if reply.status == ReplyStatus.EXPIRED:
+                self._host._refuse(client)
+                return
+        self._outbox.reply(client, CommandReply(*key, reply.status, reply.payload))
+
+    def _charge_slot(
+        self, reign: Reign, slot: int, results: Sequence[Executed], seconds: float
+    ) -> None:
         """A slot is executed: who waited for it goes on, who filled it sits out for its time.
 
         It took `seconds`.

@@ -200,10 +200,11 @@ def outcome(server: Host, request: int, ballot: Ballot) -> tuple[Outcome, str]:
 
 
 def _counters(server: Host) -> dict[str, int]:
+    led, reign = server._counters["leading_us"], server._reign
     return {
         **server.application.figures(),
         **server._counters,
-        "leading_us": server._counters["leading_us"] + server.leading_us(),
+        "leading_us": led if reign is None else led + reign.microseconds(server._now),
         "watches": len(server.watches.held),
         **server._network.counters(),
         "log_slots": len(server.log),

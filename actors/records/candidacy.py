@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId
-from paxon.actors.messages import NO_OP, P1B, Accepted
+from paxon.actors.execution.application import Application
+from paxon.actors.log import SlotLog
+from paxon.actors.messages import NO_OP, P1A, P1B, Accepted
 from paxon.actors.records.configuration import is_config
 from paxon.actors.slot_values import packed_in
 
@@ -28,21 +30,21 @@ class Candidacy:
     """Per server the slot at which its next chunk has to start."""
     _reported: dict[int, Accepted] = field(default_factory=dict)
 
-    def take(self, p1b: P1B, sender: ServerId) -> int:
-        """Add a chunk of a promise; returns the slot to ask from next, 0 if there is none.
+    def take(self, p1b: P1B, sender: ServerId) -> bool:
+        """Add a chunk of a promise; whether there is another to ask for.
 
         A chunk that is not the next one expected (a duplicate, or late) changes nothing.
         """
         if p1b.first_slot != self._expected.get(sender, self.first_slot):
-            return 0
+            return False
         for accepted in p1b.accepted:
             self.report(accepted)
         if p1b.next_slot:
             self._expected[sender] = p1b.next_slot
-            return p1b.next_slot
+            return True
         self._expected[sender] = -1
         self.promised.add(sender)
-        return 0
+        return False
 
     def report(self, accepted: Accepted) -> None:
         """Some acceptor holds this value; the highest ballot's one counts (PMMC §2.3, pmax)."""
@@ -52,9 +54,20 @@ class Candidacy:
         if best is None or accepted.ballot > best.ballot:
             self._reported[accepted.slot] = accepted
 
-    def next_chunk(self, server: ServerId) -> int:
-        """Where to (re)start asking this server."""
-        return self._expected.get(server, self.first_slot)
+    def report_own(self, log: SlotLog, application: Application) -> Ballot:
+        """Add what this server has accepted itself; returns the reign of the last chosen slot."""
+        reign = application.reign
+        for accepted in log.accepted_from(application.executed + 1):
+            if accepted.slot > log.chosen_to:
+                self.report(accepted)
+            else:
+                reign = max(reign, packed_in(accepted.value))
+        return reign
+
+    def question(self, server: ServerId = 0) -> P1A:
+        """What to ask this server (again), or all: the promise, from its next chunk on."""
+        first = self._expected.get(server, self.first_slot)
+        return P1A(self.ballot, first, self.after)
 
     @property
     def last(self) -> int:

@@ -82,6 +82,11 @@ class CatchingUp:
             if log.chosen_to < self.known_commit and self.incoming is None:
                 self.source = sender
 
+    def forget_leader(self, ballot: Ballot) -> None:
+        """An epoch begins, with this promise: nobody has led in it."""
+        self.leader_ballot, self.leader_commit = ballot, 0
+        self.outsiders.clear()
+
     def choose_known(self, log: SlotLog) -> None:
         """Choose what was accepted here in the very ballot of the leader that told the index.
 
@@ -108,10 +113,15 @@ class CatchingUp:
             self.source = server
             self.ask_at = now
 
-    def takes_back(self, commit: int, sender: ServerId, chosen_to: int) -> None:
-        """Believe a server that takes back its commit index: its frame was damaged, or is old."""
+    def hear_answer(self, commit: int, sender: ServerId, log: SlotLog) -> None:
+        """Who was asked says how far all is chosen.
+
+        Believe it if it takes back a higher index: that frame was damaged, or is old.
+        """
         if sender == self.teller and commit < self.known_commit:
-            self.known_commit = max(commit, chosen_to)
+            self.known_commit = max(commit, log.chosen_to)
+        self.hear(commit, sender)
+        self.choose_known(log)
 
     def why_denied(self, server: ServerId, held_to: int) -> str:
         """Why `server` does not lead: no majority's promises hold all that was called chosen.

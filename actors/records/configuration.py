@@ -6,7 +6,7 @@ stands in the slot that sealed the epoch before it, as a value that no batch can
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 
@@ -61,6 +61,12 @@ class Configuration(Wire, frozen=True):
     def majority(self) -> int:
         """How many of the voters make a quorum."""
         return len(self.voters) // 2 + 1
+
+    def has_quorum(self, servers: Collection[ServerId]) -> bool:
+        """Whether these, and whoever else, are a majority of the voters."""
+        return sum(member.voter and member.server in servers for member in self.members) >= (
+            self.majority
+        )
 
     @property
     def incarnations(self) -> dict[ServerId, int]:

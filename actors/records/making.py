@@ -55,7 +55,7 @@ class Making:
         self.made: Made | None = None
         """What is stored here."""
         self.in_force = False
-        self._fresh: dict[ServerId, int] = {}
+        self._fresh_directories: dict[ServerId, int] = {}
         """Who has answered our incarnation as fresh, with a file like ours: its incarnation."""
         self._asked_since: dict[ServerId, int] = {}
         """How often this server has asked since they answered so."""
@@ -97,24 +97,24 @@ class Making:
             self.made is None
             and not self.joins
             and self.server == self.listed[0]
-            and all(server in self._fresh for server in self.listed[1:])
+            and all(server in self._fresh_directories for server in self.listed[1:])
         )
 
     def ask_again(self) -> None:
         """All are asked once more: who does not answer soon is not known as fresh any longer."""
-        for server in list(self._fresh):
+        for server in list(self._fresh_directories):
             self._asked_since[server] += 1
             if self._asked_since[server] > FRESH_FOR:
                 self.forget(server)
 
     def forget(self, server: ServerId) -> None:
         """Its connection has ended: it may come back with another directory."""
-        self._fresh.pop(server, None)
+        self._fresh_directories.pop(server, None)
 
     def make(self, identity: int, agreed: bytes) -> Made:
         """The making that is to be stored then."""
         invariant(self.ready(), "server %d makes a cluster too early", self.server)
-        members = {**self._fresh, self.server: self.incarnation}
+        members = {**self._fresh_directories, self.server: self.incarnation}
         return Made(identity, self.name, tuple((s, members[s]) for s in self.listed), agreed)
 
     def store(self, made: Made) -> None:
@@ -144,7 +144,7 @@ class Making:
             self._hear_as_holder(self.made, said, sender)
             return None
         if said.name != self.name:
-            self._fresh.pop(sender, None)
+            self._fresh_directories.pop(sender, None)
             identity = 0 if said.made is None else said.made.identity
             self._obstacles[sender] = (
                 f"server {sender} belongs to {cluster_name(identity, said.name)}, and this "
@@ -155,7 +155,7 @@ class Making:
         if said.made is None:
             self._hear_fresh(said, sender)
             return None
-        self._fresh.pop(sender, None)
+        self._fresh_directories.pop(sender, None)
         return self._hear_holder(said.made, said, sender)
 
     def _hear_as_holder(self, made: Made, said: Introduction, sender: ServerId) -> None:
@@ -183,7 +183,7 @@ class Making:
         )
 
     def _hear_fresh(self, said: Introduction, sender: ServerId) -> None:
-        before = self._fresh.pop(sender, None)
+        before = self._fresh_directories.pop(sender, None)
         if said.joins:
             self._obstacles[sender] = (
                 f"server {sender} was started with {'--rejoin' if said.rejoins else '--join'}, and "
@@ -195,7 +195,7 @@ class Making:
                 f"{in_list(self.listed)}: give all the same list"
             )
         elif said.to == self.incarnation or said.incarnation == before:
-            self._fresh[sender] = said.incarnation
+            self._fresh_directories[sender] = said.incarnation
             self._asked_since[sender] = 0
 
     def _hear_holder(self, made: Made, said: Introduction, sender: ServerId) -> Made | None:
@@ -253,7 +253,7 @@ class Making:
             nobody = "" if self._heard else self._why_nobody()
             if self.joins:
                 return f"waits for {in_list(others)} to tell which cluster it joins{nobody}"
-            missing = [server for server in others if server not in self._fresh]
+            missing = [server for server in others if server not in self._fresh_directories]
             if not missing:
                 return f"waits for server {self.listed[0]} to make the cluster"
             return f"waits for {in_list(missing)} to make the cluster{nobody}"

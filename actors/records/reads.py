@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from paxon.actors.environment import ClientToken
+from paxon.actors.limits.allowances import MAX_READ_BYTES, MAX_READS
 from paxon.actors.messages import Query
 
 __all__ = ["ReadQueue"]
@@ -19,6 +20,11 @@ class ReadQueue:
     def __init__(self) -> None:
         self.waiting: deque[WaitingRead] = deque()
         self.bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many wait that there may be no more."""
+        return len(self.waiting) >= MAX_READS or self.bytes >= MAX_READ_BYTES
 
     def add(self, round_number: int, commit: int, client: ClientToken, query: Query) -> None:
         self.bytes += len(query.query)

@@ -75,6 +75,8 @@ LITTLE_ROOM = Reply(
     ReplyStatus.OVERLOADED, overloaded("the servers' disks have little room", RETRY_FOR_ROOM)
 )
 """The answer to what the log has no room for. It was not proposed, so it has had no effect."""
+RETRANSMITTED_BYTES = 1 << 20
+"""For each so many in flight their votes are waited for one interval longer."""
 OWN_SLOT_SECONDS = 10.0
 """After so long a leader that had nothing to propose has an empty slot of its own chosen."""
 MOVES_SECONDS = 60.0
@@ -269,15 +271,23 @@ class Reign:
         return sum(len(one.value) for one in held if one is not None)
 
     def unanswered(
-        self, log: SlotLog, bits: Mapping[ServerId, int], most_bytes: int
+        self, log: SlotLog, bits: Mapping[ServerId, int], settings: Settings, now: float
     ) -> Iterator[tuple[int, bytes, list[ServerId]]]:
-        """What was in flight at the last tick already, and who has not accepted it."""
+        """What was in flight at the last tick already, and who has not accepted it.
+
+        The next tick is later the more is in flight: large values take their time to the others'
+        disks.
+        """
+        patience = 1 + self.bytes_in_flight(log) // RETRANSMITTED_BYTES
+        self.retransmit_at = now + patience * settings.retransmit_interval
+        below, self.retransmit_below = self.retransmit_below, self.next_slot
+        left = settings.transfer_bytes
         for slot in sorted(self.votes):
             held, votes = log.get(slot), self.votes[slot]
-            if slot >= self.retransmit_below or most_bytes < 0:
+            if slot >= below or left < 0:
                 break
             if held is not None:
-                most_bytes -= len(held.value)
+                left -= len(held.value)
                 yield slot, held.value, [
                     server for server, follower in self.followers.items()
                     if not (votes & bits[server] if follower.voter else slot <= follower.accepted)
@@ -288,6 +298,10 @@ class Reign:
         if self.pending.bytes < IN_FLIGHT_BYTES // window:
             return False
         return self.bytes_in_flight(log) >= IN_FLIGHT_BYTES
+
+    def executed_by_all(self, own: int) -> int:
+        """The lowest last-executed slot of *all* servers (rule 7); 0 while any is unheard of."""
+        return min([own, *[follower.executed for follower in self.followers.values()]])
 
     def heir(self, wanted: ServerId, alive: Collection[ServerId], chosen_to: int) -> ServerId | str:
         """The server that is to lead next, or why none can.
@@ -426,6 +440,10 @@ class Reign:
             return put_off("acknowledge some replies first")
         reason = application.check(command.command) or self.pending.costs.refusal(command)
         return Reply(ReplyStatus.INVALID, reason) if reason else None
+
+    def microseconds(self, now: float) -> int:
+        """How long it has lasted."""
+        return round((now - self.rounds.began) * 1e6)
 
     def got_something_done(self, slots_chosen: int) -> bool:
         """Whether it chose a slot, or had none to choose and a majority confirmed it."""

@@ -17,6 +17,8 @@ class Rounds:
     """The rounds of one reign. Each that a majority replied to proves that the leader led then."""
 
     def __init__(self, now: float, busy: float) -> None:
+        self.began = now
+        """When the reign did."""
         self.last = 0
         """The number of the last round that was begun."""
         self.confirmed = 0

@@ -48,7 +48,7 @@ class AsyncLock:
         held = self._of_task.get(me)
         if held is not None and held._depth:
             await held.check()
-            held._again()
+            held._enter()
             return held
         wait = self._timeout if timeout is None else timeout
         lease, fence = await take(self._kv, self._contest, self._contest.value, wait)

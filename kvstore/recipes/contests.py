@@ -104,7 +104,7 @@ class Until:
         """
         self._own = own
         self._most = most
-        self._again = again
+        self._question = again
         spans: list[tuple[bytes, bytes | None]]
         look: wire.Range | None = None
         if most < _EACH:
@@ -133,7 +133,7 @@ class Until:
             gone.add(event.key)
             self.told = event.revision
         self._keys -= gone
-        self.found = None if looked is None else self._again.answer(looked)
+        self.found = None if looked is None else self._question.answer(looked)
         return self._own in gone or len(self._keys) <= self._most
 
 

@@ -50,7 +50,7 @@ class Kept(Generic[L]):
         """True in the store while it is held: for `if_=[held]` of a transaction."""
         return [Comparing.created(self.key) == self.fence]
 
-    def _again(self) -> None:
+    def _enter(self) -> None:
         """Its holder has acquired it once more."""
         self._depth += 1
 

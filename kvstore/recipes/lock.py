@@ -60,7 +60,7 @@ class Lock:
         held = self._of_thread.get(me)
         if held is not None and held._depth:
             held.check()
-            held._again()
+            held._enter()
             return held
         wait = self._timeout if timeout is None else timeout
         lease, fence = take(self._kv, self._contest, self._contest.value, wait)

@@ -79,7 +79,7 @@ def test_one_round_serves_all_reads_that_wait() -> None:
 
 @pytest.mark.parametrize(("bound", "most"), [("MAX_READS", 3), ("MAX_READ_BYTES", 1)])
 def test_only_so_many_reads_wait(bound: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"paxon.actors.server.{bound}", most)
+    monkeypatch.setattr(f"paxon.actors.records.reads.{bound}", most)
     cluster = served()
     for number in range(1, 6):
         cluster.request(1, Query(number, "linearizable", b"q"))

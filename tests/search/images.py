@@ -125,6 +125,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
     ),
     LogTime: ("latest", "heard_in", "runs", "_offset", "_until", "_lost"),
     Rounds: (
+        "began",
         "last",
         "confirmed",
         "confirmed_at",

@@ -240,7 +240,7 @@ def _image(disk: _Disk, server: PaxosServer | None) -> Any:
     making = server.making
     return (
         *durable, making.made, making.in_force, server._takes_part, server.promised,
-        frozenset(making._fresh.items()), frozenset(making._asked_since.items()),
+        frozenset(making._fresh_directories.items()), frozenset(making._asked_since.items()),
         frozenset(making._stored), frozenset(server.disks.incarnations.items()),
     )  # fmt: skip
 

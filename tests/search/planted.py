@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from inspect import isfunction, signature
 from typing import Any
 
 import msgspec
@@ -67,11 +68,24 @@ def planted(name: str, description: str, *patches: Patch) -> PlantedBug:
         with ExitStack() as stack:
             for owner, attribute, mutate in patches:
                 original = owner.__dict__[attribute]
-                setattr(owner, attribute, mutate(original))
+                mutant = mutate(original)
+                assert _fits(mutant, original), f"{name}: {attribute} has other arguments by now"
+                setattr(owner, attribute, mutant)
                 stack.callback(setattr, owner, attribute, original)
             yield
 
     return PlantedBug(name, description, apply)
+
+
+def _fits(mutant: Any, original: Any) -> bool:
+    """Whether it can be called like the original. If not, any check would seem to catch it."""
+    functions = [getattr(each, "__func__", each) for each in (mutant, original)]
+    if not all(map(isfunction, functions)):
+        return True  # a property, or the like
+    made, wanted = [list(signature(each).parameters.values()) for each in functions]
+    return any(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in made) or [
+        one.kind is one.KEYWORD_ONLY and one.name for one in made
+    ] == [one.kind is one.KEYWORD_ONLY and one.name for one in wanted]
 
 
 def plant(name: str, description: str, *patches: Patch) -> None:
@@ -93,7 +107,7 @@ def _accept_anything(original: Original) -> Any:
             if p2a.slot > self.log.discarded:
                 self.log.accept(p2a.slot, p2a.ballot, p2a.value)
                 self._storage.save_accepted(p2a.slot, p2a.ballot, p2a.value)
-            self._acknowledge(sender, p2a.ballot, p2a.slot)
+            self._outbox.acknowledge(sender, p2a.ballot, p2a.slot, self._next_count)
             return
         original(self, p2a, sender)
 
@@ -222,10 +236,10 @@ plant(
 
 
 def _first_chunk_is_enough(original: Original) -> Any:
-    def take(self: Candidacy, p1b: P1B, sender: int) -> int:
-        more: int = original(self, p1b, sender)
+    def take(self: Candidacy, p1b: P1B, sender: int) -> bool:
+        more: bool = original(self, p1b, sender)
         self.promised.add(sender)
-        return 0 if len(self.promised) > 1 else more
+        return more and len(self.promised) <= 1
 
     return take
 
@@ -238,9 +252,9 @@ plant(
 
 
 def _carry_chunks(original: Original) -> Any:
-    def campaign(self: PaxosServer, *, forced: bool = False) -> None:
+    def campaign(self: PaxosServer, *, after: Ballot | None = None) -> None:
         before = self._candidacy
-        original(self, forced=forced)
+        original(self, after=after)
         now = self._candidacy
         if before is not None and now is not None and now is not before:
             now._expected = {server: slot for server, slot in before._expected.items() if slot > 0}
@@ -353,10 +367,9 @@ plant(
 
 
 def _majority_executed(original: Original) -> Any:
-    def executed_by_all(self: PaxosServer, reign: Reign) -> int:
-        executed = [follower.executed for follower in reign.followers.values()]
-        executed.append(self._executed_durably())
-        return sorted(executed, reverse=True)[self._majority - 1]
+    def executed_by_all(self: Reign, own: int) -> int:
+        executed = [own, *[follower.executed for follower in self.followers.values()]]
+        return sorted(executed, reverse=True)[len(executed) // 2]
 
     return executed_by_all
 
@@ -364,7 +377,7 @@ def _majority_executed(original: Original) -> Any:
 plant(
     "discard at the majority's executed slot",
     "slots go when a majority, not all, have executed them",
-    (PaxosServer, "_executed_by_all", _majority_executed),
+    (Reign, "executed_by_all", _majority_executed),
 )
 
 
