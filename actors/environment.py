@@ -77,6 +77,9 @@ class Network(Protocol):
         to hear of it, and whoever waits to become one.
         """
 
+    def keys(self) -> Mapping[ServerId, str]:
+        """By which public key each server is known now, this one too; empty if there are none."""
+
     def reach(self, server: ServerId, addresses: Sequence[str]) -> None:
         """A server may be at any of these addresses; the first are the likelier ones."""
 

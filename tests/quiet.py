@@ -28,6 +28,9 @@ class QuietNetwork:
     def meet(self, keys: Mapping[int, str]) -> None:
         """Everybody is within reach here."""
 
+    def keys(self) -> dict[int, str]:
+        return {}
+
     def reach(self, server: ServerId, addresses: Sequence[str]) -> None:
         """Nobody moves here."""
 

@@ -538,6 +538,12 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             if server in keys:
                 self.reach(server, addresses)
 
+    def keys(self) -> dict[int, str]:
+        """By which public key each server is known now, this one too; empty if there are none."""
+        if self._security is None or self._keys is None:
+            return {}
+        return self._keys.all() | {self._peer_codec.own: self._security.keys.public}
+
     def _key_of(self, server: int) -> str | None:
         return None if self._keys is None else self._keys.of(server)
 

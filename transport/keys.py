@@ -134,9 +134,13 @@ class PeerKeys:
         """The key of a server, and no other is its own; None if none is known."""
         return self._told.get(server) or self._given.get(server)
 
+    def all(self) -> dict[int, str]:
+        """The keys of all servers of which one is known."""
+        return self._given | self._told
+
     def knows(self, key: str) -> bool:
         """Whether any server has this key."""
-        return any(self.of(server) == key for server in (*self._given, *self._told))
+        return key in self.all().values()
 
 
 def read_text(path: Path) -> str:

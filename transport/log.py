@@ -70,11 +70,14 @@ class BackgroundWriter(Generic[T]):
 
     def put(self, item: T) -> None:
         """Queue an item, or drop it if too many wait."""
+        runs = self._runs_in == os.getpid()
+        if self._runs_in and not runs:  # a fork: what waits is its parent's to deliver
+            self._queue, self._starting, self._runs_in = SimpleQueue(), threading.Lock(), 0
         if self._queue.qsize() >= self._bound:
             self.dropped += 1
             return
         self._queue.put(item)
-        if self._runs_in != os.getpid():
+        if not runs:
             self._start()
 
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:

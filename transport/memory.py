@@ -242,6 +242,10 @@ class MemoryEndpoint(Generic[PeerT, ClientT, ReplyT]):
     def meet(self, keys: Mapping[int, str]) -> None:
         """Everybody is within reach here."""
 
+    def keys(self) -> dict[int, str]:
+        """Nobody has one here."""
+        return {}
+
     def reach(self, server: int, addresses: Sequence[str]) -> None:
         """Nobody moves here."""
 

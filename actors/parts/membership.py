@@ -216,8 +216,12 @@ class Membership(Part):
             said = structs.replace(said, places=())  # they are but hints
         if self.making.made is None and said.in_force and said.to != self.making.incarnation:
             return  # a cluster that was not asked may be any that takes this address for its own
+        own = self.making.may_be_of(said)
+        if not own and self.making.in_force and said.in_force:
+            self._oddities.foreign(said, sender)
+            return
         place = said.place_of(sender)
-        if place is not None and self.making.may_be_of(said):
+        if place is not None and own:
             self._hear_places(said, place)
         if self.making.in_force:
             self._hear_of_joining(said, sender)
@@ -380,7 +384,8 @@ class Membership(Part):
         fit = {s: self.disks.incarnations[s] for s in reign.fit(alive, self._host.log)}
         fit[me] = self.making.incarnation
         told = reign.behind(alive, self._host.log.chosen_to)
-        members = members_wanted(request, self.located(), [*alive, me], fit, told)
+        keys = self._outbox.network.keys()
+        members = members_wanted(request, self.located(), [*alive, me], fit, told, keys=keys)
         if isinstance(members, str):
             return members
         until = self._outbox.now + self._settings.election_timeout_max

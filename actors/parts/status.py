@@ -33,7 +33,7 @@ COUNTERS = (
     "catch_ups", "snapshots_taken", "snapshots_received", "refused_incarnations",
     "refused_clients", "malformed_messages", "inquiries", "digest_alarms", "refused_numbers",
     "commits_denied", "refused_rejoins", "renewals", "times_proposed", "watches_answered",
-    "overloaded", "without_room",
+    "overloaded", "without_room", "foreign_introductions",
 )  # fmt: skip
 """What a server counts; `paxon status --json` shows each by name. `leading_us` is microseconds,
 `overloaded` requests (and whole frames) that were refused for a bound, `without_room` values that

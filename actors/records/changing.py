@@ -80,15 +80,17 @@ def members_wanted(
     alive: Collection[ServerId],
     fit: Mapping[ServerId, int],
     told: Collection[ServerId],
+    *,
+    keys: Mapping[ServerId, str],
 ) -> tuple[Member, ...] | str:
     """The members then; or, in a sentence, why that cannot be, or not now (M17).
 
     `alive` were heard of late; `fit` are those of them that are level, by their directories; `told`
-    those that have said in this reign how far they are.
+    those that have said in this reign how far they are. `keys`: by which each server is known here.
     """
     if not 0 < request.id < 1 << 63:
         return "the number of a change must be from 1 to below 2^63"
-    members = members_after(configuration, request.changes)
+    members = members_after(configuration, request.changes, keys)
     if isinstance(members, str):
         return members
     living = [c.server for c in request.changes if c.kind == "replace" and c.server in alive]
@@ -114,7 +116,7 @@ def _silent(servers: list[ServerId]) -> str:
 
 
 def members_after(
-    configuration: Configuration, changes: Iterable[MemberChange]
+    configuration: Configuration, changes: Iterable[MemberChange], keys: Mapping[ServerId, str]
 ) -> tuple[Member, ...] | str:
     """The members after these changes; or, in a sentence, why that cannot be (M17)."""
     members = {member.server: member for member in configuration.members}
@@ -135,7 +137,7 @@ def members_after(
         return "this changes nothing: name a server, and what becomes of it"
     if not any(member.voter for member in after):
         return "nobody would have a vote: leave at least one voter, or promote a learner as well"
-    return _doubled(after) or after
+    return _doubled(after, keys) or after
 
 
 def _obstacle(configuration: Configuration, change: MemberChange) -> str:
@@ -197,14 +199,15 @@ def _changed(held: Member | None, change: MemberChange) -> Member:
     )
 
 
-def _doubled(members: Iterable[Member]) -> str:
-    """Whether two would have the same address or key."""
+def _doubled(members: Iterable[Member], keys: Mapping[ServerId, str]) -> str:
+    """Whether two would have the same address or key; where the log knows none, files may."""
     seen: dict[str, ServerId] = {}
     for member in members:
-        if member.key:
-            if member.key in seen:
-                return f"server {member.server} would have the key of server {seen[member.key]}"
-            seen[member.key] = member.server
+        key = member.key or keys.get(member.server, "")
+        if key in seen:
+            return f"server {member.server} would have the key of server {seen[key]}"
+        if key:
+            seen[key] = member.server
         for address in {member.peer, member.client} - {""}:
             if address in seen:
                 return (

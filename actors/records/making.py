@@ -238,8 +238,8 @@ class Making:
     def may_be_of(self, said: Introduction) -> bool:
         """Whether it may come from a member, or one to be, as far as names tell."""
         mine = self.made
-        if mine is not None and said.made is not None and said.made.identity != mine.identity:
-            return False
+        if mine is not None and said.made is not None:
+            return said.made.identity == mine.identity
         return said.name == self.name
 
     # --- for people ------------------------------------------------------------------------------

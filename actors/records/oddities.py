@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from paxon.actors.ballot import ServerId
-from paxon.actors.messages import PeerMessage
+from paxon.actors.messages import Introduction, PeerMessage
+from paxon.transport import cluster_name
 from paxon.transport.log import logger
 
 __all__ = ["Oddities"]
@@ -28,6 +29,15 @@ class Oddities:
             logger.warning(
                 "a malformed message of server {} is ignored: {!r:.200}", sender, message
             )
+
+    def foreign(self, said: Introduction, sender: ServerId) -> None:
+        """A server of another cluster, which is in force like this server's own."""
+        if self.first("foreign_introductions", 1000):
+            cluster = cluster_name(0 if said.made is None else said.made.identity, said.name)
+            logger.warning(
+                "server {} of {}, another cluster than this server's, introduces itself and is "
+                "ignored: correct the address by which it comes here", sender, cluster,
+            )  # fmt: skip
 
     def number(self, sender: ServerId, name: str, value: object) -> None:
         """A number that is too far from what is known here."""

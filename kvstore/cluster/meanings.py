@@ -51,6 +51,7 @@ COUNTED = {
     "malformed_messages": "Messages that contradict themselves.",
     "malformed_frames": "Frames that could not be read.",
     "foreign_frames": "Frames of another cluster, release or sender than may speak here.",
+    "foreign_introductions": "Introductions of servers of another cluster that is in force.",
     "oversized_frames": "Frames above the largest size.",
     "dropped_frames": "Frames to other servers that did not fit into their queue.",
     "dropped_replies": "Frames to clients that did not read, or are gone.",

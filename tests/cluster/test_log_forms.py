@@ -5,6 +5,8 @@ from __future__ import annotations
 import _thread
 import json
 import logging
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -101,6 +103,34 @@ def test_where_no_thread_is_to_be_had_the_last_words_are_said(
         writer.put("why it ends")
         assert writer.flush()
     assert said == ["why it ends"]
+
+
+def test_a_fork_says_nothing_that_its_parent_is_about_to_say() -> None:
+    read, write = os.pipe()
+    go_on = threading.Event()
+
+    def deliver(text: bytes) -> None:
+        go_on.wait()
+        os.write(write, text)
+
+    writer = BackgroundWriter[bytes](deliver, lambda _: None)
+    for text in (b"taken ", b"waiting "):
+        writer.put(text)
+    child = os.fork()
+    if child == 0:
+        try:
+            go_on.set()
+            writer.put(b"the fork's")
+            writer.flush()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 100) == b"the fork's"
+    go_on.set()
+    assert writer.flush()
+    assert os.read(read, 100) == b"taken waiting "
+    os.close(read)
+    os.close(write)
 
 
 @pytest.mark.usefixtures("sinks")

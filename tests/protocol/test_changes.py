@@ -274,6 +274,8 @@ BEFORE = Configuration(
     ),
     removed=(13,),
 )  # fmt: skip
+KEYS = {1: "fffff" * 8}
+"""Known to a server by its file."""
 
 
 @pytest.mark.parametrize(
@@ -300,6 +302,7 @@ BEFORE = Configuration(
             [MemberChange("move", 2, key="kkkkk" * 8), MemberChange("add", 5, 15, key="kkkkk" * 8)],
             "server 5 would have the key of server 2",
         ),
+        ([MemberChange("add", 5, 15, key=KEYS[1])], "server 5 would have the key of server 1"),
         ([MemberChange("remove", 1), MemberChange("remove", 2)], "nobody would have a vote"),
         ([MemberChange("remove", 1), MemberChange("demote", 1)], "server 1 is named twice"),
         ([], "this changes nothing"),
@@ -309,7 +312,7 @@ BEFORE = Configuration(
 def test_what_makes_no_sense_is_refused_with_a_sentence(
     changes: list[MemberChange], why: str
 ) -> None:
-    after = members_after(BEFORE, changes)
+    after = members_after(BEFORE, changes, KEYS)
     assert isinstance(after, str) and why in after and "\n" not in after
 
 
@@ -320,6 +323,7 @@ def test_several_changes_at_once() -> None:
             MemberChange("promote", 4), MemberChange("remove", 2), MemberChange("add", 5, 15),
             MemberChange("replace", 1, 21, client="tcp://c:2"),
         ],
+        KEYS,
     )  # fmt: skip
     assert after == (
         Member(1, 21, True, "tcp://a:1", "tcp://c:2"), Member(4, 14), Member(5, 15, voter=False),

@@ -308,6 +308,19 @@ def test_who_belongs_to_no_cluster_believes_none_that_it_has_not_asked() -> None
         cluster.step(4, Burst(peers=[(1, member, [answer])]))
 
 
+def test_whoever_is_in_force_in_another_cluster_is_counted_and_not_answered() -> None:
+    cluster = Cluster(3).start()
+    cluster.stabilize()
+    made = cluster.servers[1].making.made
+    assert made is not None
+    others = msgspec.structs.replace(made, identity=made.identity + 1)
+    said = Introduction(5, 0, True, "test", (1, 2, 3), made=others, in_force=True)
+    cluster.packets.clear()
+    cluster.step(1, Burst(peers=[(2, 5, [said])]))
+    assert cluster.servers[1].describe().counters["foreign_introductions"] == 1
+    assert not any(isinstance(packet.message, Introduction) for packet in cluster.packets)
+
+
 def test_members_come_from_the_directory_whatever_the_file_says() -> None:
     cluster = Cluster(3, options={"policy": "random"}).start()
     cluster.restart(1, servers=(1,))
