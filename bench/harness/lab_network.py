@@ -93,6 +93,7 @@ class LabNetwork:
         self.identify, self.ignore = sockets.identify, sockets.ignore
         self.congested = sockets.congested
         self.meet, self.reach, self.elsewhere = sockets.meet, sockets.reach, sockets.elsewhere
+        self.keys = sockets.keys
         self.counters = sockets.counters
         self._delay = delay
         self._recorder = recorder
