@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from paxon.kvstore.errors import (
     CallFailed,
+    ChangeRefused,
     ClientBusy,
     ClientClosed,
     ClusterUnavailable,
@@ -169,6 +170,7 @@ __all__ = [
     "Overloaded",
     "OperationFailed",
     "CallFailed",
+    "ChangeRefused",
     "NotLeader",
     "WrongCluster",
     "PipelineError",

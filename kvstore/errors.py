@@ -17,6 +17,7 @@ __all__ = [
     "Conflict",
     "OperationFailed",
     "CallFailed",
+    "ChangeRefused",
     "RequestTimeout",
     "ClusterUnavailable",
     "OutcomeUnknown",
@@ -83,6 +84,10 @@ class CallFailed(OperationFailed):
 
 class LeaseExpired(OperationFailed):
     """The lease has ended, or there never was one of that id. Nothing was done."""
+
+
+class ChangeRefused(OperationFailed):
+    """A change of the members cannot be, or not now. Nothing was changed."""
 
 
 class LockLost(OperationFailed):

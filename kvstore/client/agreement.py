@@ -20,7 +20,7 @@ from paxon.actors.execution.agreed import Change, Number, encode_change
 from paxon.actors.members import AskMembers, ChangeMembers, MemberChange, Members
 from paxon.kvstore.client.checks import unreachable
 from paxon.kvstore.client.leader_search import CoreRandom, LeaderSearch
-from paxon.kvstore.errors import InvalidRequest, OperationFailed, RequestTimeout
+from paxon.kvstore.errors import ChangeRefused, InvalidRequest, OperationFailed, RequestTimeout
 
 __all__ = [
     "Asked",
@@ -202,7 +202,7 @@ def find_members(quest: Quest, *, stale: bool = False) -> MemberSteps[Members]:
 def change_members(quest: Quest, changes: tuple[MemberChange, ...]) -> MemberSteps[Members]:
     """Have the members changed so, at most once; returns what they are then.
 
-    Raises `OperationFailed` if that is refused, `RequestTimeout` if nobody said how it ended.
+    Raises `ChangeRefused` if that is so, `RequestTimeout` if nobody said how it ended.
     """
     found = yield from find_members(quest)
     while True:
@@ -211,10 +211,10 @@ def change_members(quest: Quest, changes: tuple[MemberChange, ...]) -> MemberSte
         if said.outcome == "done":
             return said
         if said.outcome == "refused":
-            raise OperationFailed(f"nothing was changed: {said.reason}")
+            raise ChangeRefused(f"nothing was changed: {said.reason}")
         again = yield from find_members(quest)
         if again.epoch != found.epoch:
-            raise OperationFailed(
+            raise ChangeRefused(
                 "nothing was changed, for another change of the members came first: look at what "
                 "`paxon member list` says now, and ask again if it is still wanted"
             )
@@ -270,7 +270,7 @@ def _find_joiner(quest: Quest, server: ServerId, given: MemberChange) -> MemberS
                 key=given.key or joiner.key,
             )
         if quest.left() <= 2 * _PAUSE_SECONDS:
-            raise OperationFailed(
+            raise ChangeRefused(
                 f"nothing was changed: no server {server} waits to become a member; start it on an "
                 f"empty directory with `paxon server --join ADDRESS --id {server} …`, and ask again"
             )
@@ -288,7 +288,7 @@ def add_member(quest: Quest, given: MemberChange, *, learner: bool = False) -> M
     held = next((member for member in found.members if member.server == server), None)
     if held is not None and (held.voter or learner):
         what = "a voter" if held.voter else "a learner"
-        raise OperationFailed(
+        raise ChangeRefused(
             f"nothing was changed: server {server} is {what} already; choose another id, or "
             f"`paxon member replace {server}` if its disk is lost"
         )
@@ -301,7 +301,7 @@ def add_member(quest: Quest, given: MemberChange, *, learner: bool = False) -> M
         yield from _await_level(quest, server)
         try:
             return (yield from change_members(quest, (MemberChange("promote", server),)))
-        except OperationFailed:  # it was level, and a moment later it was not, or nobody heard it
+        except ChangeRefused:  # it was level, and a moment later it was not, or nobody heard it
             if quest.left() <= 0:
                 raise
             yield from quest.pause()
@@ -336,7 +336,7 @@ def replace_member(quest: Quest, given: MemberChange) -> MemberSteps[Members]:
     check_id(given.server)
     found = yield from find_members(quest)
     if all(member.server != given.server for member in found.members):
-        raise OperationFailed(
+        raise ChangeRefused(
             f"nothing was changed: server {given.server} is no member, so nobody can take its "
             f"place: `paxon member add {given.server}` makes it one"
         )
@@ -345,9 +345,9 @@ def replace_member(quest: Quest, given: MemberChange) -> MemberSteps[Members]:
 
 
 def check_id(server: ServerId) -> ServerId:
-    """Raise `OperationFailed` for the id of no server: nobody of that id will ever wait."""
+    """Raise `ChangeRefused` for the id of no server: nobody of that id will ever wait."""
     if not 1 <= server <= MOST_SERVERS:
-        raise OperationFailed(
+        raise ChangeRefused(
             f"nothing was changed: server {server}: ids run from 1 to {MOST_SERVERS}"
         )
     return server

@@ -151,7 +151,7 @@ class ClusterCalls:
         `tell` is told many times how it stands, in words.
 
         Raises:
-            OperationFailed: it is refused, and nothing was changed; the text says what to do.
+            ChangeRefused: it is refused, and nothing was changed; the text says what to do.
             RequestTimeout: nobody said in time how it ended; it may have been made if `unknown`.
         """
         checked = check_changes(changes)

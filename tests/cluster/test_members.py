@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from paxon import ClusterError, InvalidRequest, OperationFailed
+from paxon import ChangeRefused, ClusterError, InvalidRequest
 from paxon.kvstore.cluster import local_cluster
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.kvstore.cluster.local_cluster import LocalCluster
@@ -357,7 +357,7 @@ def test_local_clusters_refuse_what_cannot_be(one: LocalCluster) -> None:
     assert len(children()) == 1  # what was started for it has ended
     with pytest.raises(ClusterError, match="leave at least one voter"):
         one.remove_server(1)
-    with one.client() as kv, pytest.raises(OperationFailed, match="no server 4 waits"):
+    with one.client() as kv, pytest.raises(ChangeRefused, match="no server 4 waits"):
         kv.add_member(4, timeout=2)
     assert one.servers == [1]
 

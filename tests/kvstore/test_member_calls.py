@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from paxon import AsyncClient, Client, InvalidRequest, OperationFailed, RequestTimeout
+from paxon import AsyncClient, ChangeRefused, Client, InvalidRequest, RequestTimeout
 from paxon.actors import Ballot
 from paxon.actors.members import AskMembers, ChangeMembers, Member, MemberChange, Members
 from paxon.kvstore.cli import outlet
@@ -44,7 +44,7 @@ def test_a_learner_is_added_and_removed_again(kv: Client) -> None:
     kv.put("k", "v")
     found = kv.change_members(MemberChange("remove", 4))
     assert ids(found, voter=True) == [1] and found.epoch == 2
-    with pytest.raises(OperationFailed, match="was a member's before and never comes back"):
+    with pytest.raises(ChangeRefused, match="was a member's before and never comes back"):
         kv.add_member(4, learner=True, incarnation=77, **ADDRESS)
     assert kv.cluster_members(stale=True) == kv.cluster_members()
 
@@ -55,9 +55,9 @@ def test_the_same_for_asyncio() -> None:
             assert ids(await kv.cluster_members(), voter=True) == [1]
             found = await kv.add_member(4, learner=True, incarnation=77, **ADDRESS)
             assert ids(found, voter=False) == [4]
-            with pytest.raises(OperationFailed, match="is a learner already"):
+            with pytest.raises(ChangeRefused, match="is a learner already"):
                 await kv.add_member(4, learner=True, incarnation=78, **ADDRESS)
-            with pytest.raises(OperationFailed, match="server 5 is no member"):
+            with pytest.raises(ChangeRefused, match="server 5 is no member"):
                 await kv.replace_member(5, timeout=0.2)
             found = await kv.change_members(MemberChange("remove", 4))
             assert found.epoch == 2
@@ -84,7 +84,7 @@ def test_the_same_for_asyncio() -> None:
 def test_a_change_that_cannot_be_is_refused_in_a_sentence(
     kv: Client, change: MemberChange, sentence: str
 ) -> None:
-    with pytest.raises(OperationFailed, match=f"^nothing was changed: .*{sentence}"):
+    with pytest.raises(ChangeRefused, match=f"^nothing was changed: .*{sentence}"):
         kv.change_members(change)
     assert kv.cluster_members().epoch == 0
 
@@ -93,12 +93,12 @@ def test_what_could_not_be_served_is_refused(kv: Client) -> None:
     """A learner that nobody hears cannot be half of the voters."""
     kv.add_member(2, learner=True, incarnation=5)
     unheard = "server 2 was not heard of late|do not reach each other"  # (at first, heard by grace)
-    with pytest.raises(OperationFailed, match=unheard):
+    with pytest.raises(ChangeRefused, match=unheard):
         kv.change_members(MemberChange("promote", 2))
-    with pytest.raises(OperationFailed, match="server 2 is named twice"):
+    with pytest.raises(ChangeRefused, match="server 2 is named twice"):
         kv.change_members(MemberChange("promote", 2), MemberChange("remove", 2))
     own = kv.cluster_members().members[0].client
-    with pytest.raises(OperationFailed, match="nothing was changed"):
+    with pytest.raises(ChangeRefused, match="nothing was changed"):
         kv.change_members(MemberChange("add", 3, 6, client=own))
     assert ids(kv.cluster_members(), voter=False) == [2]
 
@@ -187,7 +187,7 @@ def test_a_change_that_is_settled_as_not_done_is_asked_for_anew() -> None:
 
 def test_it_is_not_asked_for_anew_where_others_have_changed_the_members() -> None:
     script = Script(members(), members("not done", epoch=1), members(epoch=1))
-    with pytest.raises(OperationFailed, match="another change of the members came first"):
+    with pytest.raises(ChangeRefused, match="another change of the members came first"):
         script.run(change_members(quest(), REMOVE))
 
 
