@@ -10,7 +10,7 @@ keep), `monitor` and `vanished`. `memory` is the same contract without sockets. 
 
 from __future__ import annotations
 
-from paxon.transport.binding import dialled, in_ephemeral_range, is_dialable
+from paxon.transport.binding import dialled, in_ephemeral_range, is_dialable, same_place
 from paxon.transport.burst import Burst
 from paxon.transport.codec import HEADER_BYTES, MAX_FRAME_BYTES, FrameCodec
 from paxon.transport.context import Context
@@ -64,6 +64,7 @@ __all__ = [
     "dialled",
     "in_ephemeral_range",
     "is_dialable",
+    "same_place",
     "raise_descriptor_limit",
     "check_descriptor_limit",
     "Context",

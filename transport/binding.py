@@ -28,6 +28,7 @@ __all__ = [
     "is_dialable",
     "is_host_name",
     "others_of",
+    "same_place",
     "why_not_listening",
 ]
 
@@ -43,7 +44,7 @@ _USUAL_RANGE = (32768, 60999)
 _DIALLED = re.compile(
     r"(?P<host>\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[\w.-]{1,253}):(?P<port>\d{1,5})", re.ASCII
 )
-_EVERY = ("0.0.0.0", "[::]")
+_EVERY = (ipaddress.IPv4Address(0), ipaddress.IPv6Address(0))
 _FORM = "write it as tcp://host:port or ipc://path"
 _ADVICE = {
     errno.EADDRINUSE: "it is in use: stop the program that listens there or choose another port",
@@ -142,7 +143,21 @@ def is_dialable(address: str) -> bool:
     if not address.startswith("tcp://"):
         return not {"*", "\0"} & set(address)
     found = _DIALLED.fullmatch(address.removeprefix("tcp://"))
-    return found is not None and found["host"] not in _EVERY and 0 < int(found["port"]) < 1 << 16
+    if found is None or not 0 < int(found["port"]) < 1 << 16:
+        return False
+    return not same_place(address).startswith("tcp://*")
+
+
+def same_place(address: str) -> str:
+    """An address in the one form of all that mean the same, as far as that shows."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    if not (address.startswith("tcp://") and port.isdecimal()):
+        return address
+    try:
+        number = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        number = None
+    return f"tcp://{'*' if number in _EVERY else number or host.lower()}:{int(port)}"
 
 
 def is_host_name(address: str) -> bool:

@@ -16,7 +16,7 @@ from paxon.actors.members import ChangeMembers, Member, MemberChange
 from paxon.actors.messages import P1A, Sealed
 from paxon.actors.records.configuration import Configuration
 from paxon.actors.records.places import MAX_ADDRESS_BYTES
-from paxon.transport import TransportError, is_dialable
+from paxon.transport import TransportError, is_dialable, same_place
 from paxon.transport.keys import check_key
 
 __all__ = ["Changing", "Opening", "Rehearsing", "members_after", "members_wanted"]
@@ -208,13 +208,14 @@ def _doubled(members: Iterable[Member], keys: Mapping[ServerId, str]) -> str:
             return f"server {member.server} would have the key of server {seen[key]}"
         if key:
             seen[key] = member.server
-        for address in {member.peer, member.client} - {""}:
-            if address in seen:
+        for address in filter(None, (member.peer, member.client)):
+            place = same_place(address)
+            if place in seen:
                 return (
-                    f"server {seen[address]} has the address {address} already: give server "
+                    f"server {seen[place]} has the address {address} already: give server "
                     f"{member.server} one of its own"
                 )
-            seen[address] = member.server
+            seen[place] = member.server
     return ""
 
 

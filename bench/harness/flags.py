@@ -14,6 +14,7 @@ import msgspec
 import typer
 
 from paxon.actors.settings import PolicyName
+from paxon.kvstore.cli.store import real
 from paxon.kvstore.cluster.local_cluster import LocalCluster, Transport
 from paxon.kvstore.cluster.options import Durability, parse_assignments
 
@@ -43,9 +44,12 @@ def server_options(given: Sequence[str], decided: Sequence[str]) -> dict[str, An
 Servers = Annotated[int, typer.Option("--servers", "-s", min=1, max=9, help="How many servers.")]
 Several = Annotated[int, typer.Option("--servers", "-s", min=3, max=9, help="How many servers.")]
 Seconds = Annotated[
-    float, typer.Option(min=0.1, help="Seconds of each measurement, after the warm-up.")
+    float,
+    typer.Option(min=0.1, callback=real, help="Seconds of each measurement, after the warm-up."),
 ]
-Warmup = Annotated[float, typer.Option(min=0.0, help="Seconds of load before each measurement.")]
+Warmup = Annotated[
+    float, typer.Option(min=0.0, callback=real, help="Seconds of load before each measurement.")
+]
 Repeat = Annotated[int, typer.Option(min=1, help="How often everything is measured.")]
 ValueSize = Annotated[
     int, typer.Option("--value-size", min=0, max=8 << 20, help="Bytes of each value.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paxon.kvstore.cli.exit_codes import FAILED, UNAVAILABLE
-from paxon.kvstore.cli.store import ClusterOption, JsonOption, KeyOption, find_target
+from paxon.kvstore.cli.store import ClusterOption, JsonOption, KeyOption, find_target, real
 from paxon.kvstore.client.addresses import DEFAULT_BASE_PORT, DEFAULT_CLIENTS
 
 if TYPE_CHECKING:
@@ -107,7 +107,10 @@ def demo(
         int, typer.Option("--servers", "-s", min=1, max=9, help="How many servers.")
     ] = 3,
     seconds: Annotated[
-        float, typer.Option(min=0.5, max=60, help="Seconds of load before and after the kill.")
+        float,
+        typer.Option(
+            min=0.5, max=60, help="Seconds of load before and after the kill.", callback=real
+        ),
     ] = 3.0,
     directory: Annotated[
         Path | None,
@@ -380,12 +383,18 @@ def status(
     from paxon.kvstore.cluster.health import answering, problems  # noqa: PLC0415
     from paxon.kvstore.cluster.status import look_around  # noqa: PLC0415
 
+    if watch and counters and not as_json:
+        raise typer.BadParameter("--json has them as well", param_hint="--counters with --watch")
     target = find_target(cluster, key_file)
+
+    def look() -> list[ServerStatus]:
+        return look_around(target.addresses, timeout, target.secure, state=state)
+
     if watch:
         from paxon.kvstore.cli.live_view import watch_status  # noqa: PLC0415
 
-        watch_status(lambda: look_around(target.addresses, timeout, target.secure), as_json=as_json)
-    rows = look_around(target.addresses, timeout, target.secure, state=state)
+        watch_status(look, as_json=as_json, digest=state)
+    rows = look()
     if as_json:
         sys.stdout.write(json.dumps(status_json(rows), ensure_ascii=False) + "\n")
     elif counters:

@@ -201,6 +201,8 @@ def status_line(rows: Sequence[ServerStatus], rates: dict[ServerId, float] | Non
             rate = (rates or {}).get(row.server)
             if rate is not None:
                 part += f" {rate:.0f} cmd/s"
+            if reply.state_digest:
+                part += f" state {reply.state_digest[:_DIGEST_LETTERS]}"
         parts.append(part)
     return " | ".join(parts)
 
@@ -248,7 +250,11 @@ _LOOK_SECONDS = 1.0
 
 
 def watch_status(
-    look: Callable[[], list[ServerStatus]], *, as_json: bool, times: int | None = None
+    look: Callable[[], list[ServerStatus]],
+    *,
+    as_json: bool,
+    digest: bool = False,
+    times: int | None = None,
 ) -> None:
     """Until Ctrl-C, or `times` looks: a table on a terminal, else a line a look (or JSON)."""
     console = Console(highlight=False)
@@ -259,7 +265,7 @@ def watch_status(
             for _ in turns:
                 rows = look()
                 notes = [Text(problem, style="red") for problem in problems(rows)]
-                table = status_table(rows, rates.update(rows), width=console.width)
+                table = status_table(rows, rates.update(rows), width=console.width, digest=digest)
                 live.update(Group(table, *notes), refresh=True)
                 time.sleep(_LOOK_SECONDS)
         return

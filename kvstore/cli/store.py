@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ __all__ = [
     "line_of",
     "open_client",
     "print_json",
+    "real",
     "typed_bytes",
     "value_as_json",
     "value_of",
@@ -82,6 +84,13 @@ TimeoutOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def real(number: float) -> float:
+    """Refuse nan, which is within all bounds of an option."""
+    if math.isnan(number):
+        raise typer.BadParameter("nan is no number")
+    return number
 
 
 def as_typed(text: str) -> str:

@@ -72,7 +72,8 @@ def run_up(
             _introduce(console, cluster, directory, port)
             if metrics is not None:
                 last = metrics + len(cluster.servers) - 1
-                console.print(f"metrics: http://127.0.0.1:{metrics}/metrics … :{last}/metrics")
+                more = f" … :{last}/metrics" if last > metrics else ""
+                console.print(f"metrics: http://127.0.0.1:{metrics}/metrics{more}")
             if etcd is not None:
                 console.print(f"etcd:   etcdctl --endpoints=127.0.0.1:{etcd} put motto 'the same'")
             watch = _watch_live if console.is_terminal else _watch_plainly
@@ -84,7 +85,8 @@ def run_up(
 
 def _introduce(console: Console, cluster: LocalCluster, directory: Path | None, port: int) -> None:
     count = len(cluster.servers)
-    console.print(f"[bold]Paxon[/bold]: {count} servers on this machine; Ctrl-C stops them all")
+    servers, them = ("server", "it") if count == 1 else ("servers", "them all")
+    console.print(f"[bold]Paxon[/bold]: {count} {servers} on this machine; Ctrl-C stops {them}")
     if directory is None:
         console.print("data: in a temporary directory, removed at the end (--dir DIR keeps it)")
     else:

@@ -17,7 +17,6 @@ __all__ = [
     "client_port",
     "check_address",
     "check_dialled",
-    "same_place",
     "split_addresses",
     "with_port",
     "free_ports",
@@ -94,16 +93,6 @@ def check_dialled(address: str) -> str:
             "host's own (a server's peer_bind and client_bind say where it listens)"
         )
     return address
-
-
-def same_place(address: str) -> str:
-    """An address in the one form of all that mean the same, as far as that shows."""
-    found = _TCP.fullmatch(address)
-    if found is None:
-        return address
-    number = _number(found["host"])
-    host = "*" if number in _EVERY else str(number or found["host"].lower())
-    return f"tcp://{host}:{int(found['port'])}"
 
 
 def _number(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -317,7 +317,7 @@ def _await_level(quest: Quest, server: ServerId) -> MemberSteps[None]:
             how = "was not heard of late" if behind == math.inf else f"is {behind} slots behind"
             raise RequestTimeout(
                 f"{learner}: after {quest.seconds:.3g} s it {how}; once it has caught up, "
-                f"`paxon member promote {server}`",
+                f"`paxon member promote {server}`, or `paxon member remove {server}`",
                 unknown=False,
             )
         try:

@@ -38,7 +38,6 @@ from paxon.kvstore.client.addresses import (
     check_dialled,
     client_port,
     peer_port,
-    same_place,
     with_port,
 )
 from paxon.kvstore.cluster.options import (
@@ -51,7 +50,14 @@ from paxon.kvstore.cluster.options import (
     parse_listen,
 )
 from paxon.kvstore.errors import PaxonError
-from paxon.transport import CurveKeys, TransportError, check_key, cluster_name, read_text
+from paxon.transport import (
+    CurveKeys,
+    TransportError,
+    check_key,
+    cluster_name,
+    read_text,
+    same_place,
+)
 
 if TYPE_CHECKING:
     from paxon.kvstore.client.links import Secure

@@ -79,7 +79,7 @@ def cluster_directory(given: Path | None, temporary: list[Path]) -> Path:
 
 
 def held_alone(directory: Path) -> ExitStack:
-    """Keep other programs from running a cluster here, until this is closed.
+    """Keep other programs from running or making a cluster here, until this is closed.
 
     Each could make some servers' directories, of two clusters. Raises `ClusterError`.
     """
@@ -96,8 +96,8 @@ def held_alone(directory: Path) -> ExitStack:
     except BlockingIOError:
         stack.close()
         raise ClusterError(
-            f"the directory {directory} is in use by a live process, which runs a cluster there: "
-            "stop that one first, or give another directory"
+            f"the directory {directory} is in use by a live process, which runs or makes a cluster "
+            "there: stop that one first, or give another directory"
         ) from None
     except OSError:
         pass  # no file system for locks: servers' directories have their own

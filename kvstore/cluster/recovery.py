@@ -32,6 +32,7 @@ from paxon.actors.execution.application import Application
 from paxon.actors.messages import NO_OP, Made
 from paxon.actors.records.configuration import Configuration, is_config
 from paxon.kvstore.cluster.cluster_file import ServerPlan
+from paxon.kvstore.cluster.local_files import held_alone
 from paxon.kvstore.cluster.node import load_machine
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.store.image import decode_state, encode_state
@@ -152,9 +153,14 @@ def found_cluster(
     """
     made: list[Path] = []
     placed: list[Path] = []
+    held = ExitStack()
     try:
         for target in targets.values():
             make_directory(target.parent)
+        for parent in {os.path.realpath(target.parent) for target in targets.values()}:
+            held.enter_context(held_alone(Path(parent)))  # another may be making some here, too
+        for target in targets.values():
+            check_free(target)
             made.append(target.with_name(f".{target.name}.restoring"))
             if made[-1].exists():
                 shutil.rmtree(made[-1])
@@ -172,6 +178,7 @@ def found_cluster(
     finally:
         for directory in made + placed:
             shutil.rmtree(directory, ignore_errors=True)
+        held.close()
 
 
 def snapshot_of(application: Application, agreed: Agreed) -> Callable[[int], bytes]:

@@ -8,15 +8,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec import structs
 
 from paxon.actors import PaxosServer, ServerRef
 from paxon.actors.embedding import AskFigures, Figures
 from paxon.actors.messages import StatusReply
-from paxon.kvstore.cluster import backup
+from paxon.kvstore.cluster import backup, recovery
 from paxon.kvstore.cluster.backup import BackupError
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
+from paxon.kvstore.cluster.local_files import ClusterError
 from paxon.kvstore.cluster.node import start_server
 from paxon.kvstore.cluster.recovery import REVISIONS_AHEAD, RecoveryError
 from paxon.kvstore.errors import Compacted
@@ -238,6 +241,30 @@ def test_a_restoring_that_fails_between_two_directories_leaves_none(
     with pytest.raises((KeyboardInterrupt, RecoveryError)):
         backup.restore(file, cluster, of="orders")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["cluster.toml"]
+
+
+def test_of_two_restorings_at_once_one_is_refused(
+    kv: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would remove what the other has begun, and put it in place half made."""
+    kv.put("motto", b"x")
+    file, make = tmp_path / "b", recovery._make
+    backup.save(kv, file, "orders")
+    cluster = describe(tmp_path / "new", servers=2)
+    (tmp_path / "link").symlink_to(tmp_path / "new")
+    alone = {2: structs.replace(cluster.servers[2], directory=str(tmp_path / "link" / "server-2"))}
+
+    def meanwhile(*given: Any) -> None:
+        with monkeypatch.context() as inner:
+            inner.setattr(recovery, "_make", make)
+            with pytest.raises(ClusterError, match="is in use by a live process"):
+                backup.restore(file, structs.replace(cluster, servers=alone), of="orders")
+        make(*given)
+
+    monkeypatch.setattr(recovery, "_make", meanwhile)
+    backup.restore(file, cluster, of="orders")
+    with running(cluster) as new:
+        assert new.get("motto") == b"x"
 
 
 def test_two_restorings_are_two_clusters(kv: Client, tmp_path: Path) -> None:

@@ -221,6 +221,8 @@ def test_wrong_usage_is_2(at: tuple[str, str]) -> None:
         ("get", "key", "--cluster", "/no/such/file.toml"),
         ("get", "key", "--timeout", "-1"),
         ("status", "--timeout", "nan", *at),
+        ("status", "--watch", "--counters", *at),
+        ("demo", "--seconds", "nan"),
         ("frobnicate",),
         ("up", "--servers", "0"),
         ("up", "--set", "windw=1"),
@@ -387,6 +389,7 @@ def start_up(directory: Path | None, *more: str) -> tuple[subprocess.Popen[str],
     )
     assert process.stdout is not None
     for line in process.stdout:
+        assert "1 servers" not in line
         if "--cluster" in line:
             return process, line.split("--cluster")[1].strip()
     raise AssertionError(process.communicate())

@@ -162,6 +162,11 @@ def test_status_is_shown_again_and_again(
         kv.put("motto", b"x")
         watch_status(lambda: look_around(cluster.client_addresses, 5.0), as_json=False, times=2)
         watch_status(lambda: look_around(cluster.client_addresses, 5.0), as_json=True, times=2)
-    lines = capsys.readouterr().out.splitlines()
+        lines = capsys.readouterr().out.splitlines()
+        with mock.patch.object(live_view, "watch_status", side_effect=KeyboardInterrupt) as watched:
+            asked = ["status", "--watch", "--state", "-c", *cluster.client_addresses.values()]
+            assert paxon_here(*asked).returncode == 130
+        watch_status(*watched.call_args.args, **watched.call_args.kwargs, times=1)
+        assert " state " in capsys.readouterr().out
     assert len(lines) == 4 and all(line.startswith("1 leader ") for line in lines[:2])
     assert all(json.loads(line)[0]["role"] == "leader" for line in lines[2:])

@@ -26,6 +26,7 @@ from tests.cluster.test_metrics import get, opened, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
+CI = ROOT / ".github/workflows/ci.yml"
 KUBERNETES = "1.29"
 """The oldest release whose schemas the manifests have to fulfil."""
 
@@ -104,6 +105,7 @@ def test_each_alert_says_what_it_means_and_names_pages_that_are_there() -> None:
 def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
     text = (DEPLOY / "systemd/paxon@.service").read_text(encoding="utf-8")
     assert "Type=notify" in text and "WatchdogSec=" in text
+    assert re.search(r"apt-get install .* systemd ", CI.read_text(encoding="utf-8"))
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("systemd-analyze is not installed (Debian: systemd)")

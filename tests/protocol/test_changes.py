@@ -294,6 +294,12 @@ KEYS = {1: "fffff" * 8}
         ([MemberChange("add", 5)], "name its data directory"),
         ([MemberChange("add", 5, 15, "tcp://b:1")], "server 2 has the address tcp://b:1 already"),
         ([MemberChange("move", 2, client="tcp://a:2")], "server 1 has the address tcp://a:2"),
+        ([MemberChange("add", 5, 15, "tcp://B:01")], "server 2 has the address tcp://B:01 already"),
+        (
+            [MemberChange("move", 2, peer="tcp://c:1", client="tcp://c:1")],
+            "server 2 has the address tcp://c:1",
+        ),
+        ([MemberChange("add", 5, 15, "tcp://[0:0::]:1")], "cannot be dialled"),
         ([MemberChange("add", 5, 15, "b:1")], "'b:1' cannot be dialled"),
         ([MemberChange("add", 5, 15, key="x" * 101)], "server 5: a key has 40 characters of Z85"),
         ([MemberChange("move", 2, key="nonsense")], "server 2: a key has 40 characters of Z85"),

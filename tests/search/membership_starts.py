@@ -22,10 +22,12 @@ from paxon.actors.records.configuration import is_config
 from tests.search.starts import (
     LEASE_READ,
     Story,
+    accepted_by,
     acknowledged,
     answered,
     chosen,
     command,
+    executed,
     leased,
     start,
 )
@@ -279,6 +281,46 @@ def two_configs_in_two_ballots() -> tuple[Search, World]:
     return search, story.world._replace(
         network=old | story.world.network, budget=Budget((0, 1, 0, 1, 0))
     )
+
+
+@start(
+    15_000,
+    goals=[("slot 5 is executed", executed(5))],
+    never=[("the old copy votes", accepted_by(2, 5))],
+)
+def a_copy_from_before_a_seal_is_put_back() -> tuple[Search, World]:
+    """Server 2's directory is from before it accepted slot 2; 3 was told of that, and slept since.
+
+    Epoch 1 is of servers 1, 2 and 4, which acknowledged command 2. All were restarted; 1 leads
+    again, and 3, which knows nothing of epoch 1, may try to lead in the one before, with the copy.
+    """
+    search = Search(4, members=(1, 2, 3), counted=True)
+    story = Story(search)
+    story.lead(1)
+    copied = story.world.images[1]
+    story.request(1, command(1))
+    story.settle()
+    story.beat(1)
+    story.settle()
+    story.change(1, 1, 2, 4)
+    story.deliver(P2A, to=(2,))
+    story.deliver(P2B, to=(1,))
+    story.settle(1, 2, 4)
+    story.request(1, command(2))
+    story.settle(1, 2, 4)
+    for server in search.ids:
+        story._happen(server, "crash")
+    images = list(story.world.images)
+    images[1] = search.steps.put_back(2, copied)
+    story.world = story.world._replace(images=tuple(images))
+    for server in (1, 3, 4):
+        story._happen(server, "restart")
+    story.settle(1, 4)
+    story.campaign(1)
+    story.settle(1, 4)
+    story.lose()
+    world = search.say(story.world, 1, command(3))
+    return search, world._replace(budget=Budget((0, 0, 1, 0)))
 
 
 # --- small enough to be searched to their end ----------------------------------------------------
