@@ -279,7 +279,15 @@ def recover(
     image = snapshot_of(application, agreed)
     found_cluster({server: target}, name, image, agreed)
     return Recovery(
-        name, server, min(found.chosen_to, last), last, gaps, sorted(skip), keys, revision, moved
+        name,
+        server,
+        min(found.chosen_to, last),
+        last,
+        gaps,
+        sorted(set(skip)),
+        keys,
+        revision,
+        moved,
     )
 
 

@@ -302,6 +302,7 @@ def a_copy_from_before_a_seal_is_put_back() -> tuple[Search, World]:
     story.settle()
     story.beat(1)
     story.settle()
+    story.sync(3)
     story.change(1, 1, 2, 4)
     story.deliver(P2A, to=(2,))
     story.deliver(P2B, to=(1,))
