@@ -210,6 +210,8 @@ def _doubled(members: Iterable[Member], keys: Mapping[ServerId, str]) -> str:
             seen[key] = member.server
         for address in filter(None, (member.peer, member.client)):
             place = same_place(address)
+            if seen.get(place) == member.server:
+                return f"server {member.server} would have {address} for servers and for clients"
             if place in seen:
                 return (
                     f"server {seen[place]} has the address {address} already: give server "

@@ -297,7 +297,7 @@ KEYS = {1: "fffff" * 8}
         ([MemberChange("add", 5, 15, "tcp://B:01")], "server 2 has the address tcp://B:01 already"),
         (
             [MemberChange("move", 2, peer="tcp://c:1", client="tcp://c:1")],
-            "server 2 has the address tcp://c:1",
+            "server 2 would have tcp://c:1 for servers and for clients",
         ),
         ([MemberChange("add", 5, 15, "tcp://[0:0::]:1")], "cannot be dialled"),
         ([MemberChange("add", 5, 15, "b:1")], "'b:1' cannot be dialled"),
