@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import itertools
 import math
 import struct
@@ -32,7 +33,21 @@ _FAILED = int(
 )
 _CONNECTED = int(zmq.EVENT_CONNECTED)
 _RETRIED = int(zmq.EVENT_CONNECT_RETRIED)
+_CUT = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+_WITHOUT_KEYS = int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)
 _REFUSED = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+_IN_A_ROW = 3
+"""So many connections that end amid their handshake are no accident: a server that was killed takes
+no more of them, until it shakes hands again."""
+_AUTH = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+_NO_SERVER = "what answers there does not speak ZeroMQ's protocol: it is no server of Paxon"
+_HANGS_UP = (
+    "it ends every connection at once: it is no server of Paxon, or has no room for one more"
+)
+_ANOTHER_KEY = (
+    "it ends every connection amid the handshake, as a server does whose public key is not the one "
+    "that was given for it here: compare them (docs/keys.md)"
+)
 SOCKADDR_BYTES = 16
 _libc = ctypes.CDLL(None)
 _numbers = itertools.count()
@@ -121,14 +136,24 @@ class LinkMonitor:
     When a process dies its kernel closes its connections at once, long before a timeout says so.
 
     A refused handshake (a key that is not known, no key where one is wanted) is told apart, for
-    libzmq takes it for final: only whoever made the link can try again, by `redial`. So is a host's
-    name that is tried in vain: it may have another address that answers. And a server may have been
-    told to be at several addresses: these are tried in turn.
+    libzmq takes it for final, as it does words that are not its own: only whoever made the link can
+    try again, by `redial`. So is a host's name that is tried in vain: it may have another address
+    that answers. And a server may have been told to be at several addresses: these are tried in
+    turn.
     """
 
-    def __init__(self, link: zmq.Socket[bytes], redial_seconds: float = 1.0) -> None:
-        """`redial_seconds`: how long a refusal is left alone; another address is tried sooner."""
+    def __init__(
+        self, link: zmq.Socket[bytes], redial_seconds: float = 1.0, own: str = "client"
+    ) -> None:
+        """Watch a socket that has dialled nobody yet.
+
+        Args:
+            link: the socket.
+            redial_seconds: how long a refusal is left alone; another address is tried sooner.
+            own: what this end is called in `wrong`.
+        """
         self._link = link
+        self._own = own
         self._pause = redial_seconds
         self.redial_at = math.inf
         """When `attend` tries again; infinite where that is not wanted."""
@@ -140,11 +165,21 @@ class LinkMonitor:
         self._thread = COMMON
         """libzmq's, that serves the link and looks up its names (transport/context.py)."""
         self.refused = False
-        """Whether the other end has refused us since the last `redial`."""
+        """Whether the other end has refused us since the last `redial`, so that libzmq gave up."""
+        self.wrong = ""
+        """Why nothing comes about with whoever takes our connections, as the end of a sentence."""
+        self._connection = -1
+        """The descriptor of the connection that was made last."""
+        self._dialled = self._shakes = self._cut = False
+        """Whether it is one since libzmq tried last; has no handshake yet; lost it."""
+        self._unfinished = 0
+        """Connections in a row that ended amid their handshake."""
         self.in_vain = False
         """Whether no connection came about, to one of several addresses."""
+        self._gave_up = False
+        """Whether libzmq, after the end of a connection, has not said that it tries again."""
         self.socket = _events_of(
-            link, _DISCONNECTED | _REFUSED | _CONNECTED | _SUCCEEDED | _RETRIED
+            link, _DISCONNECTED | _REFUSED | _CUT | _CONNECTED | _SUCCEEDED | _RETRIED
         )
 
     def drain(self) -> bool:
@@ -153,16 +188,52 @@ class LinkMonitor:
         while self.socket.poll(0):
             event, value = _EVENT.unpack(self.socket.recv_multipart()[0])
             if event & _REFUSED:
-                self.refused = True
+                self.refused, self._shakes, self._unfinished = True, False, 0
+                self.wrong = self._refusal(event, value)
+            elif event == _CUT:
+                self._cut = True
+                self._shakes = value != errno.EAGAIN  # (else it stands still)
             elif event == _CONNECTED:
-                _end_if_with_itself(value)
+                self._connection, self._dialled = value, True
+                self._cut = self._gave_up = False
+                self._shakes = not _end_if_with_itself(value)
             elif event == _SUCCEEDED:
-                self.in_vain = False
+                self.in_vain = self._shakes = False
+                self.wrong, self._unfinished = "", 0
             elif event == _RETRIED:
                 self.in_vain = len(self._ways) > 1
+                if not self._dialled:  # nobody is there
+                    self._unfinished = 0
+                    self.wrong = self.wrong if self.in_vain else ""
+                self._dialled = self._gave_up = False
             else:
                 ended = True
+                if value == self._connection:
+                    self._gave_up = True
+                    self._count_unfinished()
         return ended
+
+    def _refusal(self, event: int, value: int) -> str:
+        if event != _AUTH and value != _WITHOUT_KEYS:
+            return _NO_SERVER
+        if event == _AUTH:
+            return f"it refuses the key of this {self._own} (docs/keys.md)"
+        if self._has_keys():
+            return f"it has no key, and this {self._own} was given one for it (docs/keys.md)"
+        return f"it refuses a {self._own} without a key (docs/keys.md)"
+
+    def _count_unfinished(self) -> None:
+        if not self._shakes:
+            return
+        self._shakes = False
+        self._unfinished += 1
+        if not self._cut:  # libzmq hung up
+            self.wrong = _NO_SERVER
+        elif self._unfinished >= _IN_A_ROW:
+            self.wrong = _ANOTHER_KEY if self._has_keys() else _HANGS_UP
+
+    def _has_keys(self) -> bool:
+        return self._link.getsockopt(zmq.MECHANISM) == zmq.CURVE
 
     def attend(self, now: float) -> bool:
         """`drain`, and try again what was refused, or in vain, long enough ago.
@@ -170,10 +241,11 @@ class LinkMonitor:
         Until then the other end may have found its way, or got to know our key.
         """
         ended = self.drain()
-        if not (self.refused or self.in_vain):
+        final = self.refused or self._gave_up
+        if not (final or self.in_vain):
             self.redial_at = math.inf
         elif self.redial_at == math.inf:
-            self.redial_at = now + (self._pause if self.refused else self._pause / 5)
+            self.redial_at = now + (self._pause if final else self._pause / 5)
         elif now >= self.redial_at:
             self.redial_at = math.inf
             self.redial()
@@ -210,11 +282,11 @@ class LinkMonitor:
         """Connect anew, where the other end may know our key by now, or elsewhere."""
         present = self._ways[self._way]
         self._leave(present)
-        if self.in_vain or self.refused:
+        if self.in_vain or self.refused or self._gave_up:
             self._ways = _ways(self._addresses) + self._others.of(self._addresses)
             after = self._ways.index(present) + 1 if present in self._ways else 0
             self._way = after % len(self._ways)
-        self.refused = self.in_vain = False
+        self.refused = self.in_vain = self._gave_up = False
         self._dial()
 
     def elsewhere(self) -> None:
@@ -273,16 +345,18 @@ def _ways(addresses: Sequence[str]) -> list[tuple[str, int]]:
     ]
 
 
-def _end_if_with_itself(descriptor: int) -> None:
+def _end_if_with_itself(descriptor: int) -> bool:
     """End a connection whose two ends are one: TCP makes such if nobody listens (see `dialled`)."""
     try:
         with as_socket(descriptor) as link:
-            if link.getsockname() == link.getpeername():
-                # Not in good order, after which the port would stay taken for a minute.
-                nowhere = ctypes.create_string_buffer(SOCKADDR_BYTES)
-                _libc.connect(link.fileno(), nowhere, SOCKADDR_BYTES)
+            if link.getsockname() != link.getpeername():
+                return False
+            # Not in good order, after which the port would stay taken for a minute.
+            nowhere = ctypes.create_string_buffer(SOCKADDR_BYTES)
+            _libc.connect(link.fileno(), nowhere, SOCKADDR_BYTES)
+            return True
     except OSError:
-        pass  # it has ended already, or is of another kind
+        return False  # it has ended already, or is of another kind
 
 
 def _events_of(watched: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:

@@ -36,7 +36,9 @@ class Keyring:
     def __call__(self, socket: zmq.Socket[bytes], address: str) -> None:
         """Prepare a socket. Raises ValueError for an address of nobody known."""
         if address not in self._by_address:
-            raise ValueError("no public key is known for this address")
+            raise ValueError(
+                "no public key is known for this address: give the client that server's too"
+            )
         secure_client(socket, self._own, self._by_address[address])
 
     def learn(self, addresses: Mapping[int, str]) -> bool:

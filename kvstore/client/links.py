@@ -38,7 +38,8 @@ Receive = Callable[[str, Sequence[ServerReply]], None]
 """Takes in a frame: the server's address and its messages."""
 
 Trouble = Callable[[str, str], bool]
-"""Is told of a server's address and what is wrong with it; says whether that is news."""
+"""Is told of a server's address and what is wrong with it ("": nothing any more); says whether that
+is news."""
 
 Secure = Callable[["zmq.Socket[bytes]", str], None]
 """Prepares a socket for encryption before it connects to the address."""
@@ -101,6 +102,7 @@ class Link:
         "lost_fd",
         "monitor",
         "socket",
+        "wrong",
     )
 
     def __init__(self, address: str, socket: zmq.Socket[bytes]) -> None:
@@ -114,6 +116,8 @@ class Link:
             raise
         self.lost_fd = int(self.monitor.socket.getsockopt(zmq.FD))
         """Becomes readable when the connection ends; then ask `Links.ended`."""
+        self.wrong = ""
+        """What was last told of it, as `LinkMonitor.wrong`."""
         self.backlog: deque[bytes] = deque()
         """Frames that wait for the connection."""
         self.epoch = 0
@@ -200,14 +204,13 @@ class Links:
     def ended(self, link: Link) -> bool:
         """Whether the link's connection has ended since the last call (a new one is under way)."""
         monitor, now = link.monitor, time.monotonic()
-        news = monitor.redial_at == math.inf
         ended = monitor.attend(now)
         # The monitor's descriptor is signalled by edges too: see to it that no edge is left over.
         while int(monitor.socket.getsockopt(zmq.EVENTS)) & _POLLIN:
             ended |= monitor.attend(now)
-        if news and monitor.refused:
-            own = "the key of this client" if self._secure else "a client without a key"
-            self._tell_trouble(link.address, f"it refuses {own} (docs/keys.md)")
+        if link.wrong != monitor.wrong:
+            link.wrong = monitor.wrong
+            self._tell_trouble(link.address, link.wrong)
         return ended
 
     def _take(self, link: Link, frame: bytes) -> None:

@@ -55,10 +55,8 @@ def timeout(
     if sightings.heard_at < ticket.submitted:
         if request is not None and request.address:
             servers = [request.address]
-        asked = sightings.silence(ticket.submitted, servers)
         return errors.ClusterUnavailable(
-            f"no server answered within {seconds} ({asked}): "
-            f"check that they are running and reachable{outcome}",
+            f"no server answered within {seconds}{sightings.silence(servers)}{outcome}",
             sent=sent,
             unknown=unknown,
         )

@@ -48,7 +48,9 @@ class Sightings:
         self._troubles.pop(address, None)
 
     def trouble(self, address: str, text: str) -> bool:
-        """Something is wrong with a server's address; whether that is news."""
+        """Something (or "": nothing more) is wrong with a server's address; whether it is news."""
+        if not text:
+            return self._troubles.pop(address, None) is not None
         if address not in self._troubles and len(self._troubles) >= _MOST:
             return False
         news = self._troubles.get(address) != text
@@ -66,10 +68,13 @@ class Sightings:
             return None
         return InvalidRequest(f"no address is one for clients: {self._told_troubles(servers)}")
 
-    def silence(self, since: float, servers: Sequence[str]) -> str:
-        """Why no server has answered since then, in brackets after "no server answered"."""
+    def silence(self, servers: Sequence[str]) -> str:
+        """Why none of these has answered, and what to do; follows "no server answered"."""
         told = self._told_troubles(servers)
-        return f"asked {', '.join(servers)}" + (f"; {told}" if told else "")
+        if told and self._troubles.keys() >= set(servers):
+            return f": {told}"
+        asked = f"asked {', '.join(servers)}" + (f"; {told}" if told else "")
+        return f" ({asked}): check that they are running and reachable"
 
     def why(self, since: float, servers: Sequence[str]) -> str:
         """Why there was no leader's answer, though servers did answer; "" if nobody knows."""
@@ -89,10 +94,11 @@ class Sightings:
                 )
             if reply.address and reply.address not in told and self._unheard(reply.address, since):
                 trouble = self._troubles.get(reply.address)
-                wrong = f": {trouble}" if trouble else ", which does not answer"
+                silent = "which does not answer; check that this address can be reached from here"
+                wrong = f": {trouble}" if trouble else f", {silent}"
                 return (
                     f"the server at {address} says that server {reply.leader} leads at "
-                    f"{reply.address}{wrong}; check that this address can be reached from here"
+                    f"{reply.address}{wrong}"
                 )
         counted = f"{len(told)} of {size} servers answered" if size > 1 else "the server answered"
         named = {reply.address for reply in told.values()} - {""}
@@ -103,8 +109,11 @@ class Sightings:
         return f"{counted}, none leads, {size // 2 + 1} {'are' if size > 1 else 'is'} needed"
 
     def _told_troubles(self, servers: Sequence[str]) -> str:
-        wrong = [server for server in servers if server in self._troubles]
-        return "; ".join(f"{server}: {self._troubles[server]}" for server in wrong)
+        where: dict[str, list[str]] = {}
+        for server in servers:
+            if server in self._troubles:
+                where.setdefault(self._troubles[server], []).append(server)
+        return "; ".join(f"{', '.join(wrong)}: {text}" for text, wrong in where.items())
 
     def _unheard(self, address: str, since: float) -> bool:
         return self.heard.get(address, -1.0) < since

@@ -25,7 +25,7 @@ from paxon.actors.disk.data_directory import CONDEMNED_NAME, owner_of
 from paxon.actors.messages import StatusReply
 from paxon.actors.version import VERSION
 from paxon.kvstore.cluster.cluster_file import ClusterDescription, ServerEntry, ServerPlan
-from paxon.kvstore.cluster.health import answering, problems
+from paxon.kvstore.cluster.health import answering, problems, troubles
 from paxon.kvstore.cluster.options import parse_listen
 from paxon.kvstore.cluster.server_process import security_of
 from paxon.kvstore.cluster.status import look_around
@@ -289,6 +289,8 @@ def _running(cluster: ClusterDescription) -> Iterator[Finding]:
     rows = [row for row in rows if row.reply is None or row.reply.cluster == cluster.id]
     replies = [row.reply for row in rows if row.reply is not None]
     if not replies:
+        for trouble in troubles(rows):
+            yield Finding("bad", "running", trouble)
         yield Finding("look", "running", "no server answers: right if none is started yet")
         return
     for problem in problems(rows):

@@ -11,7 +11,7 @@ from paxon.actors.messages import StatusReply
 from paxon.kvstore.cluster.status import ServerStatus
 from paxon.transport import cluster_name
 
-__all__ = ["answering", "problems"]
+__all__ = ["answering", "problems", "troubles"]
 
 
 def answering(rows: Sequence[ServerStatus]) -> tuple[int, int]:
@@ -36,10 +36,20 @@ def problems(rows: Sequence[ServerStatus]) -> list[str]:
     there, all_ = answering(rows)
     if there <= all_ // 2:
         found.append(f"only {there} of {all_} servers answer")
+    found += troubles(rows)
     found += _differences(replies)
     found += _leaders(replies)
     found += [f"server {r.server} takes no part yet: {r.waits_for}" for r in replies if r.waits_for]
     return found
+
+
+def troubles(rows: Sequence[ServerStatus]) -> list[str]:
+    """A sentence for each server that is there, but cannot be talked to."""
+    return [
+        f"the server at {row.address} cannot be talked to: {row.trouble}"
+        for row in rows
+        if row.trouble
+    ]
 
 
 def _of_several_clusters(replies: Sequence[StatusReply]) -> str:

@@ -34,6 +34,8 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     reason: str = ""
     """Why it failed, if it did."""
+    trouble: str = ""
+    """Why it cannot be talked to, as the end of a sentence; "" if nothing is known to be wrong."""
     reply: StatusReply | None = None
     """What the server answered; None if it did not answer in time."""
 
@@ -44,10 +46,12 @@ class StatusProbe:
     def __init__(self, secure: Secure | None = None) -> None:
         self.client_ports: dict[str, str] = {}
         """Of addresses that turned out to be ports for servers: where clients reach those."""
+        self.troubles: dict[str, str] = {}
+        """By address, why a server cannot be talked to."""
         self._number = 0
         self._answers: dict[str, StatusReply] = {}
         self._links = Links(
-            lambda _link: None, self._receive, trouble=lambda *_: False, secure=secure, pins=False
+            lambda _link: None, self._receive, trouble=self._trouble, secure=secure, pins=False
         )
 
     def ask(
@@ -89,6 +93,10 @@ class StatusProbe:
                 self._answers[address] = message
             elif isinstance(message, PortOfServers) and message.address:
                 self.client_ports[address] = message.address
+
+    def _trouble(self, address: str, text: str) -> bool:
+        self.troubles[address] = text
+        return True
 
     def close(self) -> None:
         """Close the sockets; may be called twice."""
@@ -178,5 +186,6 @@ def look_around(
     for server, address in addresses.items():
         reply = answers.get(server)
         known = reply.server if reply is not None else max(server, 0) or of.get(address, 0)
-        rows.append(ServerStatus(server=known, address=address, reply=reply))
+        trouble = probe.troubles.get(address, "") if reply is None else ""
+        rows.append(ServerStatus(server=known, address=address, reply=reply, trouble=trouble))
     return sorted(rows, key=lambda row: row.server or len(rows))

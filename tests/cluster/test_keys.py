@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import zmq
 
-from paxon.kvstore import Client, ClusterUnavailable, InvalidRequest, PaxonError
+from paxon.kvstore import (
+    AsyncClient,
+    Client,
+    ClusterUnavailable,
+    InvalidRequest,
+    PaxonError,
+    RequestTimeout,
+)
 from paxon.kvstore.client.keys import Keyring, secure_with
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.kvstore.cluster.local_cluster import LocalCluster
+from paxon.kvstore.cluster.status import agreed_leader, look_around
 from paxon.transport import CurveKeys, TransportError
-from tests.cluster.helpers import one_sentence, paxon_here, write_cluster_file
+from tests.cluster.helpers import captured_logs, one_sentence, paxon_here, write_cluster_file
 from tests.cluster.test_server_command import refused, serving
 
 pytestmark = [
@@ -73,13 +82,51 @@ def test_three_servers_with_keys_agree_and_let_in_who_knows_theirs(tmp_path: Pat
         assert done.returncode == 5
         assert "refuses a client without a key" in done.stderr.decode()
         assert "no server answered" in one_sentence(done)
-        # With another's key in the server's place neither.
-        strangers = dict.fromkeys(server_keys(file), CurveKeys.generate().public)
-        with (
-            Client(list(strangers), timeout=1.0, secure=secure_with(strangers)) as client,
-            pytest.raises(ClusterUnavailable),
-        ):
-            client.get("key")
+        _wrong_and_unknown_keys(file, server_keys(file))
+
+
+def _wrong_and_unknown_keys(file: Path, known: dict[str, str]) -> None:
+    """Each has its own sentence, in whatever way it is asked, and nothing is logged."""
+    said = "amid the handshake, as a server does whose public key is not the one"
+    wrong = {address: CurveKeys.generate().public for address in known}
+
+    async def ask() -> None:
+        async with AsyncClient(list(wrong), timeout=0.5, secure=secure_with(wrong)) as client:
+            await client.get("key")
+
+    with captured_logs() as lines:
+        with pytest.raises(ClusterUnavailable, match=said):
+            asyncio.run(ask())
+        for address in known.keys() - {leading(known)}:
+            secure = secure_with({address: known[address]})
+            with Client(address, timeout=0.5, secure=secure) as client:
+                match = "leads at .*no public key is known for this address: give"
+                with pytest.raises(RequestTimeout, match=match):
+                    client.put("key", "other")
+    assert lines == []
+    text = file.read_text()
+    for address, key in known.items():
+        text = text.replace(key, wrong[address])
+    other = file.with_name("wrong.toml")
+    other.write_text(text)
+    cluster = ("--cluster", str(other), "--timeout", "0.5")
+    done = paxon_here("put", "key", "other", *cluster)
+    assert done.returncode == 5
+    assert said in one_sentence(done)
+    done = paxon_here("status", *cluster)
+    assert done.returncode == 5
+    assert done.stderr.decode().count(said) == 3
+    done = paxon_here("doctor", "--cluster", str(other))
+    assert done.stdout.decode().count(said) == 3
+
+
+def leading(known: dict[str, str]) -> str:
+    """The address of the server that leads."""
+    addresses = dict(enumerate(known, 1))
+    rows = look_around(addresses, 5.0, secure_with(known))
+    leader = agreed_leader({row.server: row.reply for row in rows if row.reply})
+    assert leader is not None
+    return addresses[leader]
 
 
 def test_only_known_clients_are_let_in(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import loguru
 import pytest
-import zmq
 
 from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.messages import NotLeader, OpenSession, OtherCluster, SessionOpened
@@ -65,6 +64,19 @@ def test_a_leader_whose_address_nobody_knows() -> None:
     assert "server 2 leads, but not where clients" in seen(a=NotLeader(2, "", 3)).why(1.0, [A])
 
 
+def test_silence() -> None:
+    sightings = Sightings()
+    assert sightings.silence([A, B]) == (
+        f" (asked {A}, {B}): check that they are running and reachable"
+    )
+    sightings.trouble(A, "it is odd")
+    assert f"(asked {A}, {B}; {A}: it is odd): check" in sightings.silence([A, B])
+    sightings.trouble(B, "it is odd")
+    assert sightings.silence([A, B]) == f": {A}, {B}: it is odd"
+    sightings.trouble(A, "")
+    assert sightings.silence([A]).startswith(" (asked")
+
+
 def test_what_was_long_ago_explains_nothing() -> None:
     assert seen(a=NotLeader(0, "", 3)).why(6.0, [A]) == ""
     assert Sightings().why(1.0, [A]) == ""
@@ -112,26 +124,6 @@ def test_a_client_that_reaches_followers_but_not_the_leader(servers: SocketClust
         with pytest.raises(RequestTimeout, match=f"server 1 leads at {leader}") as refused:
             client.get("key")
         assert "does not answer" in str(refused.value)
-
-
-def test_a_leader_whose_key_is_not_known(servers: SocketCluster) -> None:
-    leader, *others = servers.addresses
-
-    def secure(socket: zmq.Socket[bytes], address: str) -> None:
-        if address == leader:
-            raise ValueError("no public key is known for this address")
-
-    lines: list[str] = []
-    sink = loguru.logger.add(lines.append, level="INFO")
-    try:
-        with (
-            Client(others, timeout=1.5, secure=secure) as client,
-            pytest.raises(RequestTimeout, match=f"leads at {leader}.*no public key is known"),
-        ):
-            client.get("key")
-    finally:
-        loguru.logger.remove(sink)
-    assert lines == []  # the error says it all
 
 
 def test_servers_that_have_moved_print_nothing() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import math
 import os
+import socket
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,10 +21,13 @@ from paxon.transport import (
     CurveKeys,
     CurveSecurity,
     EndpointOptions,
+    LinkMonitor,
     TransportError,
     ZmqEndpoint,
     secure_client,
 )
+from paxon.transport.keys import secure_port
+from tests.waiting import wait_until
 
 needs_curve = pytest.mark.skipif(not zmq.has("curve"), reason="this libzmq has no CURVE")
 
@@ -218,6 +223,77 @@ def test_a_server_that_was_refused_tries_again(secured: Secured) -> None:
     burst = secured.wire.receive(first, lambda b: b.peers, each=talk)
     assert burst.peers[0] == (2, 1002, [secured.shapes.Ping(1)])
     assert second._redial_at == math.inf
+
+
+@needs_curve
+def test_a_server_that_has_another_key_is_named_once(
+    secured: Secured, log_lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at once: a server that is started again behind a proxy looks the same for a moment."""
+    first = secured.server(1)
+    secured.keys[1] = CurveKeys.generate()
+    second = secured.server(2)
+    second.connect(1, first.peer_address)
+    said = "it ends every connection amid the handshake, as a server does whose public key is not"
+
+    def step() -> None:
+        secured.turn(first)
+
+    secured.wire.until(second, lambda: second._links[1].wrong.startswith(said), each=step)
+    assert not any(said in line for line in log_lines)
+    monkeypatch.setattr(second, "_monotonic", lambda: time.monotonic() + 10.0)
+    secured.wire.until(second, lambda: any(said in line for line in log_lines), each=step)
+    monkeypatch.setattr(second, "_monotonic", lambda: time.monotonic() + 20.0)
+    for _ in range(20):
+        step()
+        secured.turn(second)
+    assert sum(said in line for line in log_lines) == 1
+
+
+@needs_curve
+def test_a_link_that_met_another_protocol_or_no_keys_is_dialled_again() -> None:
+    """libzmq takes either for final."""
+    own, servers = CurveKeys.generate(), CurveKeys.generate()
+    with socket.socket() as web, zmq.Context() as context:
+        web.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        web.bind(("127.0.0.1", 0))
+        web.listen()
+        address = f"tcp://127.0.0.1:{web.getsockname()[1]}"
+        link = context.socket(zmq.DEALER)
+        secure_client(link, own, servers.public)
+        monitor = LinkMonitor(link, 0.05)
+        monitor.dial(address)
+        with web.accept()[0] as connection:
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(64))
+            _attend_until(monitor, "what answers there does not speak")
+        web.close()
+        for keys, wrong in ((None, "it has no key"), (servers, "")):
+            port = context.socket(zmq.ROUTER)
+            if keys is not None:
+                secure_port(port, keys, "port")
+                port.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 0)
+            wait_until(lambda port=port: _bound(port, address))  # type: ignore[misc]  # lambda
+            _attend_until(monitor, wrong)
+            port.close(0)
+        monitor.close()
+        link.close(0)
+
+
+def _bound(port: zmq.Socket[bytes], address: str) -> bool:
+    """Whether it could be: what was closed before is closed a moment later."""
+    try:
+        port.bind(address)
+    except zmq.ZMQError:
+        return False
+    return True
+
+
+def _attend_until(monitor: LinkMonitor, wrong: str) -> None:
+    def met() -> bool:
+        monitor.attend(time.monotonic())
+        return monitor.wrong.startswith(wrong) if wrong else not monitor.wrong
+
+    wait_until(met, wrong, 20.0)
 
 
 @needs_curve
