@@ -82,8 +82,6 @@ _REMEMBERED = 4096
 _ASKED_FRAMES = 2
 """After so many frames of a burst the port is asked whether there is another."""
 _LIKELY_NAMES = 2
-_LASTING_SECONDS = 3.0
-"""What is wrong with a link for so long is said, once: it is no matter of a restart."""
 _HOUSEKEEPING_EVERY = 64
 """Bursts between two looks at the monitors while the loop never sleeps."""
 
@@ -207,8 +205,6 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         self._monitors: list[PortMonitor] = []
         self._links: dict[int, LinkMonitor] = {}
         self._lost: list[int] = []
-        self._wrong: dict[int, tuple[str, float]] = {}
-        """Why links do not come about, and since when; infinite if that was said."""
         self._redial_at = math.inf
         """When to try a server again that has refused us."""
         self._bursts_to_housekeeping = _HOUSEKEEPING_EVERY
@@ -482,13 +478,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         for server, link in self._links.items():
             if link.attend(now):
                 self._lost.append(server)
-            wrong, since = self._wrong.get(server, ("", now))
-            if link.wrong != wrong:
-                self._wrong[server] = link.wrong, now
-            elif wrong and now - since >= _LASTING_SECONDS:
-                self._wrong[server] = wrong, math.inf
-                where = " or ".join(link.addresses)
-                self._ledger.say("link", where, f"Server {server} at {where}: {wrong}")
+            self._ledger.lasts(f"server {server} at {' or '.join(link.addresses)}", link.wrong)
             self._redial_at = min(self._redial_at, link.redial_at)
 
     # --- the rest ----------------------------------------------------------------------------
@@ -564,7 +554,6 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         if dealer is None:
             return
         link = self._links.pop(server)
-        self._wrong.pop(server, None)
         self._watched.remove((_descriptor(link.socket), _POLLIN))
         self._wake_fd = -1  # what `wait` looks at has changed
         link.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import socket
 import struct
 import sys
@@ -37,6 +38,8 @@ T = TypeVar("T")
 
 COMPLAINT_INTERVAL = 5.0
 """Seconds between two log lines of the same kind about the same peer."""
+_LASTING_SECONDS = 3.0
+"""What is wrong with a link for so long is no matter of a restart."""
 _WASTED_FRAMES = 2
 """After so many frames of clients that were thrown away a burst takes no more of them. A ROUTER
 gives those of all in turns: whoever else had one has given it, and need not wait for the rest."""
@@ -96,12 +99,14 @@ class Ledger:
     There is at most one line per kind and peer in `COMPLAINT_INTERVAL` seconds.
     """
 
-    __slots__ = ("_monotonic", "_recent", "counters")
+    __slots__ = ("_lasting", "_monotonic", "_recent", "counters")
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self.counters = Counters()
         self._monotonic = monotonic
         self._recent: dict[tuple[str, str], _Complaint] = {}
+        self._lasting: dict[str, tuple[str, float]] = {}
+        """What is wrong with whom, and since when; for ever once that was said."""
 
     def as_dict(self) -> dict[str, int]:
         """All counters by name."""
@@ -162,6 +167,19 @@ class Ledger:
                 text += f" ({complaint.suppressed} more like it were not logged)"
             complaint.last, complaint.suppressed = now, 0
         logger.warning("{}", text)
+
+    def lasts(self, peer: str, wrong: str) -> None:
+        """Log what is wrong with a peer ("": nothing is), once, if it has been so for a while."""
+        if not wrong:
+            self._lasting.pop(peer, None)
+            return
+        now = self._monotonic()
+        before, since = self._lasting.get(peer, ("", now))
+        if wrong != before:
+            self._lasting[peer] = wrong, now
+        elif now - since >= _LASTING_SECONDS:
+            self._lasting[peer] = wrong, math.inf
+            self.say("link", peer, f"No link to {peer}: {wrong}")
 
     def _forget(self, now: float) -> None:
         """Drop the pairs that have been quiet long enough to get a line again anyway."""
