@@ -146,8 +146,7 @@ class LabCluster:
 
     def start_server(self, server: ServerId) -> float:
         """Start a stopped server again; seconds until it serves, replay included."""
-        seconds: float = self._begin(server).answer()
-        return seconds
+        return float(self._begin(server).answer())
 
     def _begin(self, server: ServerId) -> Child:
         host = self._running[server] = self._hosts.take(len(self.servers))[server - 1]

@@ -42,7 +42,6 @@ class SessionLink:
         self._context = Context()
         self._codec = client_codec()
         self._address = job.addresses[0]
-        self._dial()
         self._outstanding = job.workload.outstanding
         data = WorkloadData(job.workload, job.seed)
         self._commands = [encode_operations([Put(key.encode(), data.value)]) for key in data.keys]
@@ -62,25 +61,41 @@ class SessionLink:
         self._socket.connect(self._address)
 
     def _receive(self, seconds: float) -> list[messages.ServerReply]:
-        """The messages of one frame. Raises TimeoutError if none comes."""
+        """The messages of one frame. Raises `RequestTimeout` if none comes."""
         if not self._socket.poll(round(seconds * 1000)):
-            raise TimeoutError
-        replies: list[messages.ServerReply] = self._codec.decode(self._socket.recv())[2]
-        return replies
+            raise RequestTimeout("the leader does not answer")
+        return list(self._codec.decode(self._socket.recv())[2])
 
     def _open(self, sessions: int) -> list[int]:
+        """As many at a time as one client may open at once; the next ones as another client."""
         found: list[int] = []
+        missing: set[int] = set()
         give_up_at = clock() + _PATIENCE_SECONDS
         while len(found) < sessions:
-            # As many as one client may open at once; the next ones as another client.
-            refusal = self._open_at_once(found, min(OPENINGS, sessions - len(found)))
+            if not missing:
+                missing.update(range(len(found) + 1, min(len(found) + OPENINGS, sessions) + 1))
+                self._dial()
+                self._ask(missing)
+            refusal = None
+            for reply in self._receive(_PATIENCE_SECONDS):
+                if not isinstance(reply, messages.SessionOpened):
+                    refusal = reply
+                elif reply.nonce in missing:
+                    missing.remove(reply.nonce)
+                    found.append(reply.session)
+            if refusal is None:
+                continue
             if isinstance(refusal, messages.NotLeader) and clock() < give_up_at:
                 self._follow(refusal)
-            elif refusal is not None:
-                raise PaxonError(f"the leader opens no session: {refusal}")
+            elif isinstance(refusal, messages.Overloaded) and clock() < give_up_at:
+                time.sleep(refusal.retry_after_ms / 1000)
             else:
-                self._dial()
+                raise PaxonError(f"the leader opens no session: {refusal}")
+            self._ask(missing)
         return found
+
+    def _ask(self, nonces: set[int]) -> None:
+        self._socket.send(self._codec.encode([messages.OpenSession(nonce) for nonce in nonces]))
 
     def _follow(self, refusal: messages.NotLeader) -> None:
         """Another server leads, or soon will."""
@@ -89,28 +104,11 @@ class SessionLink:
         self._address = refusal.address or self._address
         self._dial()
 
-    def _open_at_once(self, found: list[int], wanted: int) -> messages.ServerReply | None:
-        """Add so many sessions to those found; what was answered instead, if anything was."""
-        reached = len(found) + wanted
-        asked = [messages.OpenSession(number + 1) for number in range(len(found), reached)]
-        self._socket.send(self._codec.encode(asked))
-        while len(found) < reached:
-            try:
-                replies = self._receive(_PATIENCE_SECONDS)
-            except TimeoutError:
-                raise RequestTimeout("the leader opens no session: it does not answer") from None
-            for reply in replies:
-                if not isinstance(reply, messages.SessionOpened):
-                    return reply
-                found.append(reply.session)
-        return None
-
     def top_up(self, now: float) -> None:
         """See `Link`: the next commands, each from the next session."""
-        turn = self._turn
         for _ in range(self._outstanding - len(self._started)):
-            session = turn[0]
-            turn.rotate(-1)
+            session = self._turn[0]
+            self._turn.rotate(-1)
             seq = self._next_seq[session]
             self._next_seq[session] = seq + 1
             self._started[session, seq] = now

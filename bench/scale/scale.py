@@ -367,8 +367,7 @@ def bare_dict_bytes(keys: int, value_bytes: int) -> int:
     with Children("the process that fills a dict") as children:
         (child,) = children.take(1)
         child.tell(dict_bytes, keys, value_bytes)
-        size: int = child.answer(_DICT_SECONDS)
-        return size
+        return int(child.answer(_DICT_SECONDS))
 
 
 def dict_bytes(keys: int, value_bytes: int) -> int:

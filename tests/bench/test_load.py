@@ -224,6 +224,15 @@ def test_sessions_are_opened_where_the_leader_is_by_now(servers: SocketCluster) 
     link.close()
 
 
+def test_sessions_that_are_too_many_at_once_are_asked_for_again(servers: SocketCluster) -> None:
+    servers.cluster.busy = 40
+    link = SessionLink(session_job(servers.addresses[0]), 100)
+    loop = ClosedLoop(link)
+    while not (outcome := loop.run(0.05)).operations:
+        assert not outcome.failed
+    link.close()
+
+
 def test_an_election_is_waited_for(servers: SocketCluster) -> None:
     servers.cluster.hint = "nobody yet"
     elected = threading.Timer(0.2, setattr, (servers.cluster, "hint", None))

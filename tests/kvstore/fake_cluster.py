@@ -26,6 +26,7 @@ from paxon.actors.messages import (
     Entry,
     NotLeader,
     OpenSession,
+    Overloaded,
     Query,
     QueryReply,
     ReplyStatus,
@@ -50,9 +51,9 @@ class FakeCluster:
         self.application = Application(replicated, first_agreed({}, replicated.limits))
         self.time = 0
         self.busy = 0
+        """So many commands and openings are refused as too many before the next is taken in."""
         self.most = 0
         """Longer commands are refused; 0: as agreed."""
-        """So many commands are answered OVERLOADED before the next is taken in."""
         self.received: list[tuple[str, ClientMessage]] = []
 
     def serve(self, address: str, messages: Sequence[ClientMessage]) -> list[ServerReply]:
@@ -83,6 +84,9 @@ class FakeCluster:
                 return NotLeader(0, "")
             return NotLeader(self.addresses.index(hint) + 1, hint)
         match message:
+            case OpenSession() if self.busy > 0:
+                self.busy -= 1
+                return Overloaded(20, "busy")
             case OpenSession(nonce):
                 reply = self.execute(Entry(0, nonce, 0, 0, b""))
                 agreed = self.application.agreed
