@@ -50,8 +50,10 @@ _WITNESS = re.compile(
 
 def in_words(error: OSError) -> str:
     """An operating-system error in a few words: its meaning, and what to do."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno == errno.ENOSPC:
         return "the disk is full: free some space"
+    if error.errno == errno.EDQUOT:
+        return "the quota on this disk is used up: free some space, or have it raised"
     if error.errno in (errno.EACCES, errno.EPERM):
         return "permission is denied: give this user the right to write there"
     if error.errno == errno.EROFS:
@@ -393,7 +395,7 @@ class DataDirectory:
         return ""
 
     def unwritable(self) -> OSError | None:
-        """Why a file a little longer than the longest here cannot be written, if so.
+        """Why a file a little longer than the longest here, or SQLite's log, cannot be written.
 
         SQLite tells a full disk from other errors in writing, but not a quota, nor a limit.
         """
@@ -414,7 +416,7 @@ class DataDirectory:
             path = self.database.with_name(DATABASE_NAME + suffix)
             if path.exists() and not os.access(path, os.R_OK | os.W_OK):
                 return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return None
+        return _refusal_by_log(self.database.with_name(f"{DATABASE_NAME}-wal"))
 
     def close(self) -> None:
         """Release the lock; safe to call twice."""
@@ -423,6 +425,28 @@ class DataDirectory:
             if descriptor >= 0:
                 os.close(descriptor)
         self._witness = self.lock = -1
+
+
+def _refusal_by_log(path: Path) -> OSError | None:
+    """What the system says of SQLite's log, asked by SQLite's own descriptor (see above).
+
+    A byte behind its end means nothing to SQLite, which knows the last frame that counts.
+    """
+    try:
+        log = path.stat()
+        numbers = [int(entry.name) for entry in Path("/dev/fd").iterdir()]
+    except OSError:
+        return None
+    for number in numbers:
+        with contextlib.suppress(OSError):  # (it is closed by now)
+            if not os.path.samestat(os.fstat(number), log):
+                continue
+            try:
+                os.pwrite(number, bytes(1), log.st_size)
+                os.fsync(number)
+            except OSError as error:
+                return error
+    return None
 
 
 def _which(path: Path) -> tuple[int, int]:

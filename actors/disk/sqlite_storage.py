@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -642,9 +643,9 @@ class SqliteStorage(Storage):
             and refused is not None
             and refused.errno in (errno.ENOSPC, errno.EDQUOT)
         ):
+            full = refused or OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return DiskFullError(
-                f"{self._directory.database}: the disk is full: free some space and start the "
-                "server again"
+                f"{self._directory.database}: {in_words(full)} and start the server again"
             )
         if refused is not None:
             return StorageError(

@@ -107,13 +107,16 @@ def _raising(number: int) -> Callable[..., Any]:
 
 
 FAILURES = {
-    "sync 5 paxon.db-wal": "cannot be used (disk I/O error): check the disk",
-    "write 5 paxon.db-wal": "cannot be used (disk I/O error): check the disk",
+    "sync 5 paxon.db-wal": "paxon.db: the disk reports an input/output error: check the disk",
+    "write 5 paxon.db-wal": "paxon.db: the disk reports an input/output error: check the disk",
+    "write 30 paxon.db-wal": "paxon.db: the file system is read-only: mount it writable",
+    "write 122 paxon.db-wal": "paxon.db: the quota on this disk is used up: free some space, or",
+    "sync 122 paxon.db-wal": "paxon.db: the quota on this disk is used up: free some space, or",
     "write 30 paxon.witness": "the file system is read-only",
     "sync 5 paxon.witness": "the disk reports an input/output error: check the disk",
     "read 5 paxon.db 4096": "the disk reports an input/output error: check the disk",
 }
-"""What a disk may answer (5 is EIO, 30 EROFS), and what the storage says of that."""
+"""What a disk may answer (5 is EIO, 30 EROFS, 122 EDQUOT), and what the storage says of that."""
 
 
 @pytest.mark.process
@@ -164,13 +167,13 @@ def test_a_database_that_could_not_be_made_whole_is_made_anew(tmp_path: Path) ->
             "pwrite",
             _raising(errno.EDQUOT),
             sqlite3.SQLITE_IOERR_WRITE,
-            "is full: free some space and",
+            "have it raised and start",
         ),
         (
             "pwrite",
             _raising(errno.EDQUOT),
             sqlite3.SQLITE_IOERR_FSYNC,
-            "the disk is full: free some",
+            "the quota on this disk is used up",
         ),
         ("open", _raising(errno.EROFS), sqlite3.SQLITE_IOERR, "the file system is read-only"),
         ("open", _raising(errno.EMFILE), sqlite3.SQLITE_READONLY, "Too many open files"),
