@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import math
+import os
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from paxon.actors.messages import ServerReply
 from paxon.kvstore.client.command_core import CommandCore
 from paxon.kvstore.client.keys import learner
 from paxon.kvstore.client.links import Link, Secure, links_to
+from paxon.kvstore.client.outcomes import CLOSED, FORKED
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.errors import ClientClosed, InvalidRequest
 
@@ -37,7 +39,10 @@ class AsyncDriver:
         self._timer_at = math.inf
         """When it fires: not every loop's handles can tell (uvloop's cannot)."""
         self._pump_planned = False
-        self._unusable = ""
+        self._refusal = ""
+        """Why nothing is taken in any more; "" while it is."""
+        self._unusable = False
+        """The sockets are closed, or another process's."""
         _drivers.add(self)
 
     def enter(self) -> float:
@@ -57,8 +62,8 @@ class AsyncDriver:
             if self._loop is not None:
                 raise ClientClosed("an AsyncClient belongs to one event loop: make one in each")
             self._loop = loop
-        if self._unusable:
-            raise ClientClosed(self._unusable)
+        if self._refusal:
+            raise ClientClosed(self._refusal)
         return loop.time()
 
     def plan_pump(self) -> None:
@@ -88,12 +93,25 @@ class AsyncDriver:
         ticket.on_done = done
         await future
 
+    def refuse(self) -> bool:
+        """Fail everything that is waited for, and what is asked for later; whether I/O goes on.
+
+        What is submitted without `enter` is carried still, until `close`.
+        """
+        if not self._refusal:
+            self._refusal = CLOSED
+            self._core.fail_all(ClientClosed(CLOSED))
+        try:
+            return not self._unusable and asyncio.get_running_loop() is self._loop
+        except RuntimeError:  # of somebody else's coroutines
+            return False
+
     def close(self) -> None:
-        """Fail everything that is waited for and close the sockets; may be called twice."""
+        """`refuse`, and close the sockets; may be called twice."""
+        self.refuse()
         if self._unusable:
             return
-        self._unusable = "the client is closed: make a new one"
-        self._core.fail_all(ClientClosed(self._unusable))
+        self._unusable = True
         if self._timer is not None:
             self._timer.cancel()
         if self._loop is not None and not self._loop.is_closed():
@@ -104,8 +122,13 @@ class AsyncDriver:
 
     def end(self) -> None:
         """The program ends: close the sockets, unless a loop goes on with them in some thread."""
-        if self._loop is None or not self._loop.is_running():
+        if not self._unusable and (self._loop is None or not self._loop.is_running()):
             self._links.close()
+
+    def forked(self) -> None:
+        """In a forked child: the sockets, and the loop's selector, are the parent's."""
+        self._unusable = True
+        self._refusal = FORKED
 
     def _on_open(self, link: Link) -> None:
         assert self._loop is not None
@@ -155,6 +178,14 @@ class AsyncDriver:
 
 
 _drivers: weakref.WeakSet[AsyncDriver] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for driver in list(_drivers):
+        driver.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _at_exit() -> None:

@@ -13,6 +13,8 @@ from paxon.kvstore.errors import PaxonError
 from paxon.transport import MAX_FRAME_BYTES, cluster_name
 
 __all__ = [
+    "CLOSED",
+    "FORKED",
     "MOST_BYTES",
     "timeout",
     "overloaded",
@@ -31,6 +33,11 @@ __all__ = [
 
 MOST_BYTES = MAX_FRAME_BYTES - (64 << 10)
 """A request of more fits into no frame. (Servers take less still, and say how much.)"""
+CLOSED = "the client is closed: make a new one"
+FORKED = (
+    "the client was made in the parent process and cannot be used after a fork: "
+    "make a new one in this process"
+)
 
 
 def timeout(

@@ -28,6 +28,7 @@ from paxon.actors.messages import ServerReply
 from paxon.kvstore.client.command_core import CommandCore
 from paxon.kvstore.client.keys import learner
 from paxon.kvstore.client.links import Link, Secure, links_to
+from paxon.kvstore.client.outcomes import CLOSED, FORKED
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.errors import ClientBusy, ClientClosed
 from paxon.transport.wake import Waker
@@ -70,7 +71,10 @@ class SyncDriver:
         self._watched: dict[AnyTicket, list[Callable[[], object]]] = {}
         self._callbacks: list[Callable[[], object]] = []
         """Due; run by whichever thread next holds no lock."""
-        self._unusable: str = ""
+        self._refusal = ""
+        """Why nothing is taken in any more; "" while it is."""
+        self._unusable = False
+        """The sockets are closed, or are as soon as nobody drives."""
         self._released = False
         _drivers.add(self)
 
@@ -86,14 +90,14 @@ class SyncDriver:
 
     def check(self) -> None:
         """Raise `ClientClosed` if the client can no longer be used."""
-        if self._unusable:
+        if self._refusal:
             self._refuse()
 
     def _refuse(self) -> NoReturn:
-        if self._unusable is _ENDED and threading.current_thread() is not threading.main_thread():
+        if self._refusal is _ENDED and threading.current_thread() is not threading.main_thread():
             with self.lock:  # given back meanwhile: as a rule we do not wake up again
                 threading.Condition(self.lock).wait(_LAST_SECONDS)
-        raise ClientClosed(self._unusable)
+        raise ClientClosed(self._refusal)
 
     def pump(self) -> None:
         """Send what the core wants sent, take in what is there. With the lock held."""
@@ -195,14 +199,25 @@ class SyncDriver:
                 for callback in reversed(callbacks):
                     stack.callback(callback)
 
-    def close(self) -> None:
-        """Fail everything that is waited for and close the sockets; may be called twice."""
+    def refuse(self) -> bool:
+        """Fail everything that is waited for, and what is asked for later; whether I/O goes on.
+
+        What is submitted without `check` is carried still, until `close`.
+        """
         self.enter()
+        with self.lock:
+            if not self._refusal:
+                self._refusal = CLOSED
+                self._core.fail_all(ClientClosed(CLOSED))
+            return not self._unusable
+
+    def close(self) -> None:
+        """`refuse`, and close the sockets; may be called twice."""
+        self.refuse()
         with self.lock:
             if self._unusable:
                 return
-            self._unusable = "the client is closed: make a new one"
-            self._core.fail_all(ClientClosed(self._unusable))
+            self._unusable = True
             if self._driver is None:
                 self._release()
             else:
@@ -218,7 +233,8 @@ class SyncDriver:
         if not self.lock.acquire(timeout=_LAST_SECONDS):
             return
         try:
-            self._unusable = self._unusable or _ENDED
+            self._refusal = self._refusal or _ENDED
+            self._unusable = True
             if self._driver is None:
                 self._release()
             else:
@@ -378,10 +394,8 @@ class SyncDriver:
         self.held = self.lock._is_owned  # type: ignore[attr-defined]
         self._driver = None
         self._released = True
-        self._unusable = (
-            "the client was made in the parent process and cannot be used after a fork: "
-            "make a new one in this process"
-        )
+        self._unusable = True
+        self._refusal = FORKED
 
 
 def _seconds(due: float) -> float:

@@ -6,13 +6,13 @@ import contextlib
 
 from paxon.kvstore.client.async_client import AsyncClient
 from paxon.kvstore.client.leases.async_lease import AsyncLease
+from paxon.kvstore.client.leases.keeping import LAST_SECONDS
 from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.errors import NotAcquired, PaxonError
 from paxon.kvstore.recipes.async_taking import _run, under_lease
 from paxon.kvstore.recipes.barriers import Hall, Unbound, meet, part
 from paxon.kvstore.recipes.contests import until_of
 from paxon.kvstore.recipes.held import AsyncHeld
-from paxon.kvstore.recipes.taking import GIVE_UP_SECONDS
 
 __all__ = ["AsyncBarrier", "AsyncDoubleBarrier", "AsyncInside"]
 
@@ -32,7 +32,7 @@ class AsyncBarrier:
         """Wait until as many are there as it is for; see `Barrier.wait`."""
         lease, (_, meeting) = await _meet(self._kv, self._hall, timeout)
         with contextlib.suppress(PaxonError):  # else it goes with its lease, or who comes next
-            await lease.revoke(timeout=GIVE_UP_SECONDS)
+            await lease.revoke(timeout=LAST_SECONDS)
             await _run(self._kv, self._hall, part(self._hall, meeting, wait=False), Unbound(), 0)
 
     async def waiting(self, *, timeout: float | None = None) -> int:

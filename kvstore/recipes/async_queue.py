@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -11,7 +12,8 @@ from paxon.kvstore.client.arguments import Key, Value
 from paxon.kvstore.client.async_client import AsyncClient
 from paxon.kvstore.client.calls.answers import Entry
 from paxon.kvstore.client.calls.calls import TxnOperation
-from paxon.kvstore.client.leases.async_lease import AsyncLease
+from paxon.kvstore.client.leases.async_lease import AsyncLease, go_on
+from paxon.kvstore.client.leases.keeping import LAST_SECONDS
 from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.client.watches.async_watch import AsyncWatch
 from paxon.kvstore.errors import Compacted, LeaseExpired, LockLost, NotAcquired, PaxonError
@@ -28,7 +30,6 @@ from paxon.kvstore.recipes.queues import (
     Peek,
     time_left,
 )
-from paxon.kvstore.recipes.taking import GIVE_UP_SECONDS
 
 __all__ = ["AsyncPriorityQueue", "AsyncQueue", "AsyncQueueItem"]
 
@@ -61,7 +62,11 @@ class AsyncQueueItem(AsyncHeld):
         if any(failure):
             await super().__aexit__(*failure)
         elif not self._settled:
-            await self.done()
+            try:
+                await self.done()
+            except asyncio.CancelledError:  # the work was done; once more if that was not said
+                await asyncio.shield(go_on(self.done(timeout=LAST_SECONDS)))
+                raise
 
 
 class AsyncQueue:
@@ -126,7 +131,7 @@ class AsyncQueue:
                 found = await self._wait(claim, until)
             finally:
                 with contextlib.suppress(PaxonError):
-                    await turn.revoke(timeout=GIVE_UP_SECONDS)
+                    await turn.revoke(timeout=LAST_SECONDS)
         lease.check()
         return found
 

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 
 from paxon.kvstore.client.async_client import AsyncClient
 from paxon.kvstore.client.calls.calls import Call
-from paxon.kvstore.client.leases.async_lease import AsyncLease
+from paxon.kvstore.client.leases.async_lease import AsyncLease, go_on
+from paxon.kvstore.client.leases.keeping import LAST_SECONDS
 from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.client.watches.async_watch import AsyncWatch
-from paxon.kvstore.errors import Compacted, PaxonError, RequestTimeout
+from paxon.kvstore.errors import Compacted, RequestTimeout
 from paxon.kvstore.recipes.contests import (
     Contender,
     Contest,
@@ -26,13 +27,10 @@ from paxon.kvstore.recipes.contests import (
     patience,
     until_of,
 )
-from paxon.kvstore.recipes.taking import GIVE_UP_SECONDS
 
 __all__ = ["observe", "take", "under_lease"]
 
 T = TypeVar("T")
-_revoking: set[asyncio.Task[None]] = set()
-"""Held here, for the loop itself holds its tasks weakly."""
 
 
 async def take(
@@ -65,6 +63,8 @@ async def under_lease(
     """Do something under a lease drawn for it alone; see `taking.under_lease`."""
     assert isinstance(first, Call)
     lease: AsyncLease | None = None
+    asked = kv._care.asked
+    asked.add(number)
     try:
         lease, answer = await kv._lease_for(number, ttl, first)
         return lease, await act(lease, answer)
@@ -74,16 +74,16 @@ async def under_lease(
         if isinstance(error, RequestTimeout):
             error.forget()  # asked for again, its put would be nobody's
             kv._core.abandon()
-        task = asyncio.create_task(_give_up(kv, number))
-        _revoking.add(task)
-        task.add_done_callback(_revoking.discard)
-        await asyncio.shield(task)  # which goes on if this is cancelled once more
+        await asyncio.shield(go_on(_give_up(kv, number, lease)))  # though cancelled once more
         raise
+    finally:
+        asked.discard(number)
 
 
-async def _give_up(kv: AsyncClient, number: int) -> None:
-    with contextlib.suppress(PaxonError):
-        await kv.revoke(number, timeout=GIVE_UP_SECONDS)
+async def _give_up(kv: AsyncClient, number: int, lease: AsyncLease | None) -> None:
+    await kv.revoke(number, timeout=LAST_SECONDS)
+    if lease is not None:
+        lease.ended = True
 
 
 async def _run(

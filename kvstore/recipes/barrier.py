@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 
 from paxon.kvstore.client.client import Client
+from paxon.kvstore.client.leases.keeping import LAST_SECONDS
 from paxon.kvstore.client.leases.lease import Lease
 from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.errors import NotAcquired, PaxonError
 from paxon.kvstore.recipes.barriers import Hall, Unbound, meet, part
 from paxon.kvstore.recipes.contests import until_of
 from paxon.kvstore.recipes.held import Held
-from paxon.kvstore.recipes.taking import GIVE_UP_SECONDS, _run, under_lease
+from paxon.kvstore.recipes.taking import _run, under_lease
 
 __all__ = ["Barrier", "DoubleBarrier", "Inside"]
 
@@ -44,7 +45,7 @@ class Barrier:
         """
         lease, (_, meeting) = _meet(self._kv, self._hall, timeout)
         with contextlib.suppress(PaxonError):  # else it goes with its lease, or who comes next
-            lease.revoke(timeout=GIVE_UP_SECONDS)
+            lease.revoke(timeout=LAST_SECONDS)
             _run(self._kv, self._hall, part(self._hall, meeting, wait=False), Unbound(), 0)
 
     def waiting(self, *, timeout: float | None = None) -> int:

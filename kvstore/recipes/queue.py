@@ -11,6 +11,7 @@ from paxon.kvstore.client.arguments import Key, Value
 from paxon.kvstore.client.calls.answers import Entry
 from paxon.kvstore.client.calls.calls import TxnOperation
 from paxon.kvstore.client.client import Client
+from paxon.kvstore.client.leases.keeping import LAST_SECONDS
 from paxon.kvstore.client.leases.lease import Lease
 from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.client.watches.watch import Watch
@@ -27,7 +28,7 @@ from paxon.kvstore.recipes.queues import (
     Peek,
     time_left,
 )
-from paxon.kvstore.recipes.taking import GIVE_UP_SECONDS, take, under_lease
+from paxon.kvstore.recipes.taking import take, under_lease
 
 __all__ = ["PriorityQueue", "Queue", "QueueItem"]
 
@@ -161,7 +162,7 @@ class Queue:
                 found = self._wait(claim, until)
             finally:
                 with contextlib.suppress(PaxonError):
-                    turn.revoke(timeout=GIVE_UP_SECONDS)
+                    turn.revoke(timeout=LAST_SECONDS)
         lease.check()
         return found
 

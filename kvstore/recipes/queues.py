@@ -176,7 +176,7 @@ class Peek(Call["tuple[int, bytes | None]"]):
 class _Lease(Leased, Protocol):
     """A lease, to those who let it go."""
 
-    def lose(self, reason: str) -> None:
+    def lose(self, reason: str, *, ended: bool = False) -> None:
         """Nobody renews it any more."""
 
 
@@ -211,7 +211,7 @@ class Finish(Call[int]):
 
     def answer(self, result: Result) -> int:
         """The revision. Raises `LockLost`: it is somebody else's by now, or done."""
-        self._lease.lose("it was let go of")
+        self._lease.lose("it was let go of", ended=True)
         done = self._txn.answer(result)
         if not done.succeeded:
             raise self._claimed.lost("its claim has ended before it was done")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from paxon.kvstore.client.calls.calls import Call
 from paxon.kvstore.client.client import Client
+from paxon.kvstore.client.leases.keeping import LAST_SECONDS
 from paxon.kvstore.client.leases.lease import Lease
 from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.client.watches.watch import Watch
@@ -26,11 +27,9 @@ from paxon.kvstore.recipes.contests import (
     until_of,
 )
 
-__all__ = ["GIVE_UP_SECONDS", "observe", "take", "under_lease"]
+__all__ = ["observe", "take", "under_lease"]
 
 T = TypeVar("T")
-GIVE_UP_SECONDS = 1.0
-"""How long who gives up tries to revoke the lease; else it ends by itself."""
 
 
 def take(kv: Client, contest: Contest, value: bytes, timeout: float | None) -> tuple[Lease, int]:
@@ -65,6 +64,8 @@ def under_lease(
     """
     assert isinstance(first, Call)
     lease: Lease | None = None
+    asked = kv._care.asked
+    asked.add(number)
     try:
         lease, answer = kv._lease_for(number, ttl, first)
         return lease, act(lease, answer)
@@ -76,8 +77,12 @@ def under_lease(
             with kv._driver.lock:
                 kv._core.abandon()
         with contextlib.suppress(PaxonError):
-            kv.revoke(number, timeout=GIVE_UP_SECONDS)
+            kv.revoke(number, timeout=LAST_SECONDS)
+            if lease is not None:
+                lease.ended = True
         raise
+    finally:
+        asked.discard(number)
 
 
 def _run(

@@ -20,7 +20,7 @@ from paxon import (
     Put,
     RequestTimeout,
 )
-from paxon.kvstore.recipes import async_taking
+from paxon.kvstore.client.leases import async_lease
 from paxon.testing import MemoryCluster
 from tests.kvstore.others import Other
 from tests.waiting import wait_until
@@ -197,7 +197,7 @@ def test_who_gives_up_and_cannot_revoke_does_not_renew_either(
         with pytest.raises(NotAcquired) as kept:
             kv.lock("a").acquire(timeout=0)
         assert kept.traceback and kv._keeper is not None
-        assert [lease.reason for lease in kv._keeper._leases].count("") == 1
+        assert [lease.reason for lease in kv._keeper.leases].count("") == 1
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_the_async_lock_does_the_same(cluster: MemoryCluster) -> None:
             assert not await lock.locked() and await kv.leases() == [] and held.lost.is_set()
             with pytest.raises(LockLost):
                 await held.check()
-            assert not async_taking._revoking
+            assert not async_lease._going_on
 
     asyncio.run(main())
 
@@ -273,7 +273,7 @@ def test_one_cancelled_twice_leaves_nothing_either(cluster: MemoryCluster) -> No
             await contenders(kv.lock("a"), 2)
             waiting.cancel()
             for _ in range(1000):
-                if async_taking._revoking:
+                if async_lease._going_on:
                     break
                 await asyncio.sleep(0)
             waiting.cancel()

@@ -23,7 +23,7 @@ from paxon import (
     Put,
     RequestTimeout,
 )
-from paxon.kvstore.recipes import async_taking
+from paxon.kvstore.client.leases import async_lease
 from paxon.testing import MemoryCluster
 from tests.kvstore.others import Waiter
 from tests.waiting import wait_until
@@ -322,6 +322,6 @@ def test_a_task_that_is_cancelled_or_thrown_out_leaves_nothing(
             await kv.revoke((await kind(kv).contenders())[1].lease)
             with pytest.raises(LeaseExpired, match="its lease has ended"):
                 await tasks[1]
-            assert await kv.leases() == [held.lease.id] and not async_taking._revoking
+            assert await kv.leases() == [held.lease.id] and not async_lease._going_on
 
     asyncio.run(main())

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import math
 import weakref
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, TypeVar
 
 from paxon.actors.messages import ReadMode
@@ -15,7 +15,9 @@ from paxon.kvstore.client.calls.keys import Leased, check_lease
 from paxon.kvstore.client.checks import check_callable
 from paxon.kvstore.client.leases.clock import boot_seconds
 from paxon.kvstore.client.leases.keeping import (
+    LAST_SECONDS,
     LEAST_SECONDS,
+    Cared,
     Held,
     given_up,
     plan,
@@ -36,9 +38,27 @@ from paxon.kvstore.client.leases.requests import (
 )
 from paxon.kvstore.errors import LeaseExpired, PaxonError, RequestTimeout
 
-__all__ = ["AsyncLease", "AsyncLeaseCalls", "AsyncLost"]
+__all__ = ["AsyncLease", "AsyncLeaseCalls", "AsyncLost", "go_on"]
 
 T = TypeVar("T")
+_going_on: set[asyncio.Task[Any]] = set()
+"""Held here, for the loop itself holds its tasks weakly."""
+
+
+def go_on(work: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
+    """Do it in a task of its own: to be shielded, for it goes on if nobody waits any more.
+
+    Clients' errors are swallowed.
+    """
+
+    async def suppressed() -> None:
+        with contextlib.suppress(PaxonError):
+            await work
+
+    task = asyncio.create_task(suppressed())
+    _going_on.add(task)
+    task.add_done_callback(_going_on.discard)
+    return task
 
 
 class AsyncLost:
@@ -84,10 +104,22 @@ class AsyncLease(Held):
         return self.time_left()
 
     async def revoke(self, *, timeout: float | None = None) -> None:
-        """End it, and with it all keys that go with it. One that has ended is no error."""
+        """End it, and with it all keys that go with it. One that has ended is no error.
+
+        A task that is cancelled meanwhile ends it all the same, or tries to for a second.
+        """
+        self.ends_with_client = True  # should this not be answered
         self.lose("it was revoked")
+        try:
+            await self._end(timeout)
+        except asyncio.CancelledError:
+            await asyncio.shield(go_on(self._end(LAST_SECONDS)))  # (whatever was sent is given up)
+            raise
+
+    async def _end(self, timeout: float | None) -> None:
         with contextlib.suppress(LeaseExpired):
             await self._calls._do(Revoke(self.id), timeout)
+        self.ended = True
 
 
 class _Granting:
@@ -115,6 +147,8 @@ class _Granting:
 class AsyncLeaseCalls:
     """The leases of an asyncio client."""
 
+    _core: Any
+    _driver: Any
     _timeout: float
     _offer_retry: Callable[[RequestTimeout, Callable[[Any], Any]], None]
     _kept: _Kept | None = None
@@ -162,23 +196,41 @@ class AsyncLeaseCalls:
         return _Granting(grant)
 
     async def _lease_for(self, number: int, ttl: float, call: Call[T]) -> tuple[AsyncLease, T]:
-        """A new lease, and what is done under it first, in one command; see `lease`."""
+        """A recipe's lease, and what is done under it first, in one command; see `lease`."""
         sent = boot_seconds()
         granted, answer = await self._do(GrantFor(number, ttl, call), None)
-        return self._granted(number, granted, sent), answer
+        return self._granted(number, granted, sent, recipes=True), answer
 
-    def _granted(self, number: int, ttl: float, sent: float) -> AsyncLease:
+    def _granted(
+        self, number: int, ttl: float, sent: float, *, recipes: bool = False
+    ) -> AsyncLease:
         lease = AsyncLease(self, number, ttl, sent)
+        lease.ends_with_client = recipes
         self._keep(lease)
         return lease
 
     async def close(self) -> None:
-        """Close the client; see `_AsyncClient.close`."""
-        await super().close()  # type: ignore[misc]  # (of whatever client this is part of)
-        if self._kept is not None:
-            for lease in list(self._kept.leases):
-                lease.lose("its client is closed")
-            self._kept.added.set()
+        """Close the client; see `Client.close`."""
+        try:
+            serves = self._driver.refuse()
+            left = self._care.close()
+            if serves:
+                await self._end(left)
+        finally:
+            await super().close()  # type: ignore[misc]  # (of whatever client this is part of)
+
+    async def _end(self, left: set[int]) -> None:
+        """Revoke these, although nothing else is taken in any more."""
+        driver = self._driver
+        loop = asyncio.get_running_loop()
+        until = loop.time() + min(LAST_SECONDS, self._timeout)
+        for operations in RevokeAll(left).steps() if left else ():
+            now = loop.time()
+            ticket = self._core.submit_operations(operations, now=now, deadline=until)
+            driver.plan_pump()
+            await driver.wait(ticket)
+            if ticket.error is not None:
+                return
 
     async def leases(
         self, *, mode: ReadMode = "linearizable", timeout: float | None = None
@@ -213,10 +265,14 @@ class AsyncLeaseCalls:
 
     # --- in the background -----------------------------------------------------------------------
 
+    @property
+    def _care(self) -> _Kept:
+        if self._kept is None:
+            self._kept = _Kept()
+        return self._kept
+
     def _keep(self, lease: AsyncLease) -> None:
-        kept = self._kept
-        if kept is None:
-            kept = self._kept = _Kept()
+        kept = self._care
         kept.leases.add(lease)
         if lease.renew_at < kept.next_look:
             kept.added.set()
@@ -224,14 +280,22 @@ class AsyncLeaseCalls:
             self._keeping = asyncio.create_task(_keep_all(kept))
 
 
-class _Kept:
+class _Kept(Cared[AsyncLease]):
     """The leases that are renewed in the background."""
 
     def __init__(self) -> None:
-        self.leases: weakref.WeakSet[AsyncLease] = weakref.WeakSet()
+        super().__init__()
         self.added = asyncio.Event()
         self.next_look = math.inf
         """When they are looked after next without the event, by the boot clock."""
+
+    def close(self) -> set[int]:
+        """The client is closed: its leases are lost to it; the ids of those to be ended."""
+        left = self.left()
+        for lease in list(self.leases):
+            lease.lose("its client is closed")
+        self.added.set()
+        return left
 
 
 async def _keep_all(kept: _Kept) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from paxon.kvstore.client.checks import check_callable
 from paxon.kvstore.client.leases.clock import boot_seconds
@@ -12,8 +13,8 @@ from paxon.kvstore.errors import ClientClosed, LeaseExpired, PaxonError
 from paxon.transport.log import logger
 
 __all__ = [
-    "CLOCK_DRIFT", "LEAST_SECONDS", "TOO_LATE", "Held", "given_up", "plan", "renewing",
-    "take_answers",
+    "CLOCK_DRIFT", "LAST_SECONDS", "LEAST_SECONDS", "TOO_LATE", "Cared", "Held", "given_up", "plan",
+    "renewing", "take_answers",
 ]  # fmt: skip
 
 CLOCK_DRIFT = 0.05
@@ -22,6 +23,8 @@ TOO_LATE = "it could not be renewed in time"
 _COUNTED = (1 - CLOCK_DRIFT) / (1 + CLOCK_DRIFT)
 LEAST_SECONDS = 0.05
 """How long a renewal waits for its answer at least, and the end of what is lost at most."""
+LAST_SECONDS = 1.0
+"""How long who gives up, or closes a client, tries to end what it has; else that ends by itself."""
 
 
 class Held:
@@ -39,7 +42,9 @@ class Held:
         """When the servers may have ended it at the earliest."""
         self.renew_at = 0.0
         self.ended = False
-        """Whether the store was asked to end it, once it was lost."""
+        """Whether it has ended in the store, or that was asked for and is not to be again."""
+        self.ends_with_client = False
+        """Whether a client that is closed ends it: a recipe's own, and what its owner gave up."""
         self._on_lost: list[Callable[[], object]] = []
         self.renewed(sent)
 
@@ -82,8 +87,12 @@ class Held:
         """Whether it is to be renewed, or revoked."""
         return not self.reason or (self.reason == TOO_LATE and not self.ended)
 
-    def lose(self, reason: str) -> None:
-        """It is lost, for good: whatever the servers say later, its owner has been told."""
+    def lose(self, reason: str, *, ended: bool = False) -> None:
+        """It is lost, for good: whatever the servers say later, its owner has been told.
+
+        `ended`: in the store, too.
+        """
+        self.ended = self.ended or ended
         if self.reason:
             return
         self.reason = reason
@@ -124,6 +133,20 @@ class Held:
 
 
 H = TypeVar("H", bound=Held)
+
+
+class Cared(Generic[H]):
+    """The leases of a client. It holds none of them: who drops one, ends it."""
+
+    def __init__(self) -> None:
+        self.leases: weakref.WeakSet[H] = weakref.WeakSet()
+        self.asked: set[int] = set()
+        """The ids of those that recipes are about to hold, or to give up."""
+
+    def left(self) -> set[int]:
+        """The ids of those that the client ends when it is closed."""
+        asked = set(self.asked)  # first, for what is granted goes from these to those
+        return asked | {one.id for one in self.leases if one.ends_with_client and not one.ended}
 
 
 def given_up(held: Iterable[Held]) -> list[int]:
@@ -174,6 +197,6 @@ def take_answers(
     now = boot_seconds()
     for lease, alive in zip(leases, answers, strict=True):
         if isinstance(alive, LeaseExpired):
-            lease.lose("it has ended")
+            lease.lose("it has ended", ended=True)
         elif not lease.is_over(now):
             lease.renewed(sent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar
@@ -15,7 +16,9 @@ from paxon.kvstore.client.calls.keys import Leased, check_lease
 from paxon.kvstore.client.checks import check_callable
 from paxon.kvstore.client.leases.clock import boot_seconds
 from paxon.kvstore.client.leases.keeping import (
+    LAST_SECONDS,
     LEAST_SECONDS,
+    Cared,
     Held,
     given_up,
     plan,
@@ -100,16 +103,18 @@ class Lease(Held):
 
     def revoke(self, *, timeout: float | None = None) -> None:
         """End it, and with it all keys that go with it. One that has ended is no error."""
+        self.ends_with_client = True  # should this be interrupted, or not be answered
         self.lose("it was revoked")
         with contextlib.suppress(LeaseExpired):
             self._calls._do(Revoke(self.id), timeout)
+        self.ended = True
 
 
-class _Keeper:
-    """One thread that renews all leases of a client. Holds none of them: who drops one, ends it."""
+class _Keeper(Cared[Lease]):
+    """One thread that renews all leases of a client."""
 
     def __init__(self) -> None:
-        self._leases: weakref.WeakSet[Lease] = weakref.WeakSet()
+        super().__init__()
         self._changed = threading.Condition()
         self._runs = False
         self._thread: threading.Thread | None = None
@@ -119,7 +124,7 @@ class _Keeper:
 
     def add(self, lease: Lease) -> None:
         with self._changed:
-            self._leases.add(lease)
+            self.leases.add(lease)
             if not self._runs:
                 self._runs = True
                 self._thread = threading.Thread(target=self._run, name="paxon-leases", daemon=True)
@@ -129,11 +134,15 @@ class _Keeper:
         if self._closed:  # while it was being granted
             lease.lose("its client is closed")
 
+    def left(self) -> set[int]:
+        with self._changed:
+            return super().left()
+
     def close(self) -> None:
         """The client is closed: its leases are lost to it, and the thread ends."""
         with self._changed:
             self._closed = True
-            held = list(self._leases)
+            held = list(self.leases)
             self._changed.notify()
         for lease in held:
             lease.lose("its client is closed")
@@ -144,7 +153,7 @@ class _Keeper:
     def _run(self) -> None:
         while True:
             with self._changed:
-                held = [lease for lease in self._leases if lease.wants_care]
+                held = [lease for lease in self.leases if lease.wants_care]
                 if self._closed or not held:
                     self._runs = False
                     return
@@ -170,6 +179,8 @@ class _Keeper:
 class LeaseCalls:
     """The leases of a client for threads."""
 
+    _core: Any
+    _driver: Any
     _timeout: float
     _offer_retry: Callable[[RequestTimeout, Callable[[Any], Any]], None]
     _keeper: _Keeper | None = None
@@ -220,22 +231,50 @@ class LeaseCalls:
             raise
 
     def _lease_for(self, number: int, ttl: float, call: Call[T]) -> tuple[Lease, T]:
-        """A new lease, and what is done under it first, in one command; see `lease`."""
+        """A recipe's lease, and what is done under it first, in one command; see `lease`."""
         sent = boot_seconds()
         granted, answer = self._do(GrantFor(number, ttl, call), None)
-        return self._granted(number, granted, sent), answer
+        return self._granted(number, granted, sent, recipes=True), answer
 
-    def _granted(self, number: int, ttl: float, sent: float) -> Lease:
+    def _granted(self, number: int, ttl: float, sent: float, *, recipes: bool = False) -> Lease:
         lease = Lease(self, number, ttl, sent)
-        keeper = self._keeper or self.__dict__.setdefault("_keeper", _Keeper())  # (threads share)
-        keeper.add(lease)
+        lease.ends_with_client = recipes
+        self._care.add(lease)
         return lease
 
+    @property
+    def _care(self) -> _Keeper:
+        return self._keeper or self.__dict__.setdefault("_keeper", _Keeper())  # (threads share)
+
     def close(self) -> None:
-        """Close the client; see `_BlockingClient.close`."""
-        super().close()  # type: ignore[misc]  # (of whatever client this is part of)
-        if self._keeper is not None:
-            self._keeper.close()
+        """Close the client; see `_BlockingClient.close`.
+
+        What its recipes hold (locks, memberships, items, …) is free at once if the servers answer
+        within a second; leases of `lease` run out. May be called twice, and by several threads.
+        """
+        keeper = self._keeper
+        left = set() if keeper is None else keeper.left()  # (who waits lets go of its own)
+        try:
+            if self._driver.refuse() and keeper is not None:
+                left |= keeper.left()
+                keeper.close()
+                with contextlib.suppress(PaxonError):
+                    self._end(left)
+        finally:
+            super().close()  # type: ignore[misc]  # (of whatever client this is part of)
+
+    def _end(self, left: set[int]) -> None:
+        """Revoke these, although nothing else is taken in any more."""
+        driver = self._driver
+        until = time.monotonic() + min(LAST_SECONDS, self._timeout)
+        for operations in RevokeAll(left).steps() if left else ():
+            with driver.lock:
+                now = time.monotonic()
+                ticket = self._core.submit_operations(operations, now=now, deadline=until)
+                driver.pump()
+            driver.wait(ticket)
+            if ticket.error is not None:
+                return
 
     def leases(self, *, mode: ReadMode = "linearizable", timeout: float | None = None) -> list[int]:
         """The ids of all leases that there are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -97,11 +97,11 @@ class Revoke(Call[int]):
 
 
 class RevokeAll(Call[None]):
-    """End all of these that there are still."""
+    """End all of these, one or more, that there are still."""
 
     __slots__ = ("_all",)
 
-    def __init__(self, numbers: Sequence[int]) -> None:
+    def __init__(self, numbers: Iterable[int]) -> None:
         self._all = [wire.Revoke(number) for number in numbers]
         super().__init__(self._all[0])
 
