@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         Members,
         Membership,
     )
+    from paxon.kvstore.recipes.observing import AsyncObservation, Observation
     from paxon.kvstore.recipes.queue import PriorityQueue, Queue, QueueItem
     from paxon.kvstore.store.store import KVStore
 
@@ -108,6 +109,8 @@ __all__ = [
     "AsyncWatch",
     "Mirror",
     "AsyncMirror",
+    "Observation",
+    "AsyncObservation",
     "Lease",
     "AsyncLease",
     "LeaseInfo",
@@ -215,6 +218,8 @@ _LAZY = {
     "AsyncWatch": "client.watches.async_watch",
     "Mirror": "client.watches.mirror",
     "AsyncMirror": "client.watches.mirror",
+    "Observation": "recipes.observing",
+    "AsyncObservation": "recipes.observing",
     "Lease": "client.leases.lease",
     "AsyncLease": "client.leases.async_lease",
     "LeaseInfo": "client.leases.requests",

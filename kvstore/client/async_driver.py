@@ -51,6 +51,8 @@ class AsyncDriver:
         Raises `ClientClosed` if the client is closed, or was used in another event loop before, and
         `InvalidRequest` without one.
         """
+        if self._refusal:
+            raise ClientClosed(self._refusal)
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -62,8 +64,6 @@ class AsyncDriver:
             if self._loop is not None:
                 raise ClientClosed("an AsyncClient belongs to one event loop: make one in each")
             self._loop = loop
-        if self._refusal:
-            raise ClientClosed(self._refusal)
         return loop.time()
 
     def plan_pump(self) -> None:
@@ -93,18 +93,19 @@ class AsyncDriver:
         ticket.on_done = done
         await future
 
-    def refuse(self) -> bool:
-        """Fail everything that is waited for, and what is asked for later; whether I/O goes on.
-
-        What is submitted without `enter` is carried still, until `close`.
-        """
-        if not self._refusal:
-            self._refusal = CLOSED
-            self._core.fail_all(ClientClosed(CLOSED))
+    @property
+    def serves(self) -> bool:
+        """Whether what is submitted without `enter` is carried: in its loop, until `close`."""
         try:
             return not self._unusable and asyncio.get_running_loop() is self._loop
         except RuntimeError:  # of somebody else's coroutines
             return False
+
+    def refuse(self) -> None:
+        """Fail everything that is waited for, and what is asked for later."""
+        if not self._refusal:
+            self._refusal = CLOSED
+            self._core.fail_all(ClientClosed(CLOSED))
 
     def close(self) -> None:
         """`refuse`, and close the sockets; may be called twice."""

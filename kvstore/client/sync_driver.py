@@ -199,17 +199,18 @@ class SyncDriver:
                 for callback in reversed(callbacks):
                     stack.callback(callback)
 
-    def refuse(self) -> bool:
-        """Fail everything that is waited for, and what is asked for later; whether I/O goes on.
+    @property
+    def serves(self) -> bool:
+        """Whether what is submitted without `check` is carried; until `close`, or in a child."""
+        return not self._unusable
 
-        What is submitted without `check` is carried still, until `close`.
-        """
+    def refuse(self) -> None:
+        """Fail everything that is waited for, and what is asked for later."""
         self.enter()
         with self.lock:
             if not self._refusal:
                 self._refusal = CLOSED
                 self._core.fail_all(ClientClosed(CLOSED))
-            return not self._unusable
 
     def close(self) -> None:
         """`refuse`, and close the sockets; may be called twice."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from paxon.kvstore.client.arguments import Key, Value
 from paxon.kvstore.client.async_client import AsyncClient
 from paxon.kvstore.client.checks import call_async
-from paxon.kvstore.recipes.async_taking import observe, take
+from paxon.kvstore.recipes.async_taking import take
 from paxon.kvstore.recipes.contests import (
     Contender,
     Contest,
@@ -17,6 +17,7 @@ from paxon.kvstore.recipes.contests import (
     first_of,
 )
 from paxon.kvstore.recipes.held import AsyncHeld
+from paxon.kvstore.recipes.observing import AsyncObservation
 
 __all__ = ["AsyncElection", "AsyncLeadership"]
 
@@ -77,6 +78,6 @@ class AsyncElection:
         found = await self._kv._do(self._contest.all(), timeout)
         return self._contest.contenders(found)
 
-    def observe(self) -> AsyncIterator[Contender | None]:
-        """The leader now, and then each change, for ever; see `Election.observe`."""
-        return observe(self._kv, self._contest, first_of)
+    def observe(self) -> AsyncObservation[Contender | None]:
+        """The leader now, and then each change; see `Election.observe`."""
+        return AsyncObservation(self._kv, self._contest, first_of)

@@ -18,7 +18,7 @@ from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.client.watches.async_watch import AsyncWatch
 from paxon.kvstore.errors import Compacted, LeaseExpired, LockLost, NotAcquired, PaxonError
 from paxon.kvstore.recipes.async_taking import take, under_lease
-from paxon.kvstore.recipes.contests import until_of
+from paxon.kvstore.recipes.contests import time_left, until_of
 from paxon.kvstore.recipes.held import AsyncHeld
 from paxon.kvstore.recipes.queues import (
     Claim,
@@ -28,7 +28,6 @@ from paxon.kvstore.recipes.queues import (
     Found,
     Line,
     Peek,
-    time_left,
 )
 
 __all__ = ["AsyncPriorityQueue", "AsyncQueue", "AsyncQueueItem"]

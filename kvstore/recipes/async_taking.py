@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from paxon.kvstore.client.async_client import AsyncClient
@@ -15,12 +15,10 @@ from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.client.watches.async_watch import AsyncWatch
 from paxon.kvstore.errors import Compacted, RequestTimeout
 from paxon.kvstore.recipes.contests import (
-    Contender,
     Contest,
     Living,
     Look,
     Plan,
-    Standing,
     Step,
     Until,
     enter,
@@ -28,7 +26,7 @@ from paxon.kvstore.recipes.contests import (
     until_of,
 )
 
-__all__ = ["observe", "take", "under_lease"]
+__all__ = ["take", "under_lease"]
 
 T = TypeVar("T")
 
@@ -124,19 +122,3 @@ async def _wait(
                         return
                 except TimeoutError:
                     return
-
-
-async def observe(
-    kv: AsyncClient, contest: Contest, view: Callable[[list[Contender]], T]
-) -> AsyncIterator[T]:
-    """The contenders' standing now, and then each change; see `taking.observe`."""
-    standing = Standing(contest, view)
-    while True:
-        found = await kv._do(contest.all(), None)
-        for change in standing.begin(found):
-            yield change
-        with contextlib.suppress(Compacted):
-            async with kv.watch(range=contest.keys, after=found.revision) as watch:
-                while True:
-                    for change in standing.after(await watch.batch()):
-                        yield change

@@ -44,6 +44,7 @@ __all__ = [
     "enter",
     "first_of",
     "patience",
+    "time_left",
     "until_of",
     "why_gone",
 ]
@@ -334,6 +335,11 @@ def until_of(timeout: float | None) -> float:
     """When waiting ends, by the monotonic clock. Raises `InvalidRequest`."""
     checked = check_wait(timeout)
     return float("inf") if checked is None else time.monotonic() + checked
+
+
+def time_left(until: float) -> float | None:
+    """Seconds until then, as waiting takes them; None: for ever."""
+    return None if until == float("inf") else max(0.0, until - time.monotonic())
 
 
 def patience(contest: Contest, until: float, lease_left: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 from paxon.kvstore.client.arguments import Key, Value
@@ -16,7 +16,8 @@ from paxon.kvstore.recipes.contests import (
     first_of,
 )
 from paxon.kvstore.recipes.held import Held
-from paxon.kvstore.recipes.taking import observe, take
+from paxon.kvstore.recipes.observing import Observation
+from paxon.kvstore.recipes.taking import take
 
 __all__ = ["Election", "Leadership"]
 
@@ -97,10 +98,14 @@ class Election:
         found = self._kv._do(self._contest.all(), timeout)
         return self._contest.contenders(found)
 
-    def observe(self) -> Iterator[Contender | None]:
-        """The leader now, and then each change, for ever: a leader, its new value, None for nobody.
+    def observe(self) -> Observation[Contender | None]:
+        """The leader now, and then each change: a leader, its new value, None for nobody.
 
-        Each change is told once, in order. Who was cut off for longer than history reaches back is
-        told who leads then.
+            with kv.election("cron").observe() as changes:
+                for leader in changes:
+                    ...
+
+        Each change is told once, in order, until it is closed. Who was cut off for longer than
+        history reaches back is told who leads then.
         """
-        return observe(self._kv, self._contest, first_of)
+        return Observation(self._kv, self._contest, first_of)

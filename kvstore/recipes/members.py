@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 from paxon.kvstore.client.arguments import Key, Value, as_text, check_key, check_value
@@ -11,9 +11,11 @@ from paxon.kvstore.client.calls.answers import Entry
 from paxon.kvstore.client.calls.calls import Get, Increment
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.errors import OperationFailed
-from paxon.kvstore.recipes import async_taking, taking
+from paxon.kvstore.recipes.async_taking import take as take_async
 from paxon.kvstore.recipes.contests import Contender, Contest, Statement
 from paxon.kvstore.recipes.held import AsyncHeld, Held
+from paxon.kvstore.recipes.observing import AsyncObservation, Observation
+from paxon.kvstore.recipes.taking import take
 
 __all__ = ["AsyncCounter", "AsyncMembers", "AsyncMembership", "Counter", "Members", "Membership"]
 
@@ -79,7 +81,7 @@ class Members:
         Raises:
             RequestTimeout: the servers did not answer; it is no member, or not for long.
         """
-        lease, fence = taking.take(self._kv, self._contest, check_value(value), None)
+        lease, fence = take(self._kv, self._contest, check_value(value), None)
         return Membership(self._kv, self._contest, lease, fence)
 
     def list(self, *, timeout: float | None = None) -> All:
@@ -87,13 +89,17 @@ class Members:
         found = self._kv._do(self._contest.all(), timeout)
         return self._contest.contenders(found)
 
-    def watch(self) -> Iterator[All]:
-        """All members now, and then again with each change, for ever.
+    def watch(self) -> Observation[All]:
+        """All members now, and then again with each change.
 
-        Each change is told once, in order. Who was cut off for longer than history reaches back is
-        told who is there then.
+            with kv.members("workers").watch() as changes:
+                for members in changes:
+                    ...
+
+        Each change is told once, in order, until it is closed. Who was cut off for longer than
+        history reaches back is told who is there then.
         """
-        return taking.observe(self._kv, self._contest, _all)
+        return Observation(self._kv, self._contest, _all)
 
 
 class AsyncMembership(AsyncHeld):
@@ -122,7 +128,7 @@ class AsyncMembers:
 
     async def join(self, value: Value = b"") -> AsyncMembership:
         """Be a member from now on; see `Members.join`. A task that is cancelled leaves nothing."""
-        lease, fence = await async_taking.take(self._kv, self._contest, check_value(value), None)
+        lease, fence = await take_async(self._kv, self._contest, check_value(value), None)
         return AsyncMembership(self._kv, self._contest, lease, fence)
 
     async def list(self, *, timeout: float | None = None) -> All:
@@ -130,9 +136,9 @@ class AsyncMembers:
         found = await self._kv._do(self._contest.all(), timeout)
         return self._contest.contenders(found)
 
-    def watch(self) -> AsyncIterator[All]:
-        """All members now, and then again with each change, for ever; see `Members.watch`."""
-        return async_taking.observe(self._kv, self._contest, _all)
+    def watch(self) -> AsyncObservation[All]:
+        """All members now, and then again with each change; see `Members.watch`."""
+        return AsyncObservation(self._kv, self._contest, _all)
 
 
 class Counter:

@@ -16,7 +16,7 @@ from paxon.kvstore.client.leases.lease import Lease
 from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.client.watches.watch import Watch
 from paxon.kvstore.errors import Compacted, LeaseExpired, LockLost, NotAcquired, PaxonError
-from paxon.kvstore.recipes.contests import until_of
+from paxon.kvstore.recipes.contests import time_left, until_of
 from paxon.kvstore.recipes.held import Held
 from paxon.kvstore.recipes.queues import (
     Claim,
@@ -26,7 +26,6 @@ from paxon.kvstore.recipes.queues import (
     Found,
     Line,
     Peek,
-    time_left,
 )
 from paxon.kvstore.recipes.taking import take, under_lease
 

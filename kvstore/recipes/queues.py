@@ -8,7 +8,6 @@ for the next item, and the others wait for it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
@@ -22,7 +21,7 @@ from paxon.kvstore.client.calls.keys import Leased
 from paxon.kvstore.client.leases.requests import Grant
 from paxon.kvstore.client.watches.events import Event
 from paxon.kvstore.errors import InvalidRequest, LockLost, NotAcquired, TooLarge
-from paxon.kvstore.recipes.contests import Contest
+from paxon.kvstore.recipes.contests import Contest, time_left
 from paxon.kvstore.store import operations as wire
 from paxon.kvstore.store.operations import Result, is_split
 from paxon.kvstore.store.spans import prefix_span
@@ -37,7 +36,6 @@ __all__ = [
     "Line",
     "MAX_PRIORITY",
     "Peek",
-    "time_left",
 ]
 
 MAX_PRIORITY = 65535
@@ -92,11 +90,6 @@ class Line:
             else:
                 free.discard(item)
         return bool(free - gone)
-
-
-def time_left(until: float) -> float | None:
-    """Seconds until then, by the monotonic clock, as waiting takes them."""
-    return None if until == float("inf") else max(0.0, until - time.monotonic())
 
 
 class Claimed(NamedTuple):

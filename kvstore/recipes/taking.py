@@ -1,9 +1,9 @@
-"""How a thread takes its turn, and observes who does."""
+"""How a thread takes its turn."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from paxon.kvstore.client.calls.calls import Call
@@ -14,12 +14,10 @@ from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.client.watches.watch import Watch
 from paxon.kvstore.errors import Compacted, PaxonError, RequestTimeout
 from paxon.kvstore.recipes.contests import (
-    Contender,
     Contest,
     Living,
     Look,
     Plan,
-    Standing,
     Step,
     Until,
     enter,
@@ -27,7 +25,7 @@ from paxon.kvstore.recipes.contests import (
     until_of,
 )
 
-__all__ = ["observe", "take", "under_lease"]
+__all__ = ["take", "under_lease"]
 
 T = TypeVar("T")
 
@@ -120,17 +118,3 @@ def _wait(kv: Client, contest: Contest, step: Until, lease: Living, until: float
                     return
             except TimeoutError:
                 return
-
-
-def observe(kv: Client, contest: Contest, view: Callable[[list[Contender]], T]) -> Iterator[T]:
-    """The contenders' standing now, and then each change, once and in order, for ever."""
-    standing = Standing(contest, view)
-    while True:
-        found = kv._do(contest.all(), None)
-        yield from standing.begin(found)
-        with (
-            contextlib.suppress(Compacted),
-            kv.watch(range=contest.keys, after=found.revision) as watch,
-        ):
-            while True:
-                yield from standing.after(watch.batch())

@@ -107,7 +107,7 @@ def test_observers_go_on_after_history_was_cut(kv: Client) -> None:
         leading.proclaim(f"{number}")
     kv.compact(kv.put("x", ""))
     assert value_of(next(told)) in {b"0", b"4"}  # as far as it was told by then
-    told.close()  # type: ignore[attr-defined]
+    told.close()
 
 
 def test_a_lock_and_an_election_of_one_name_do_not_touch(kv: Client) -> None:
@@ -183,6 +183,7 @@ def test_the_async_election_does_the_same(cluster: MemoryCluster) -> None:
 
             assert await election.run(act) > second.fence
             assert await kv.leases() == []
-            await told.aclose()  # type: ignore[attr-defined]
+            await told.close()
+            assert [each async for each in told] == []
 
     asyncio.run(main())

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
 
 from paxon import (
+    AsyncObservation,
     Client,
+    ClientClosed,
     Contender,
     InvalidRequest,
     LockLost,
@@ -103,6 +106,37 @@ def test_wrong_arguments_are_refused(kv: Client) -> None:
     assert kv.leases() == []
 
 
+def test_an_observation_times_out_and_ends(kv: Client) -> None:
+    with kv.members("workers").watch() as told:
+        assert told.next(0) == []
+        with pytest.raises(TimeoutError, match="within 0.05 s; the observation goes on"):
+            told.next(0.05)
+        with kv.members("workers").join("one"):
+            kv.put("workers/.members/config", "x")  # is none, and no news
+            assert values(told.next(60)) == [b"one"]
+        assert told.next(60) == []
+        threading.Timer(0.05, told.close).start()  # from another thread
+        assert list(told) == []
+    with pytest.raises(ClientClosed, match="the observation is closed"):
+        told.next()
+    late = kv.members("workers").watch()
+    kv.close()
+    for _ in range(2):  # that its client was closed is an error
+        with pytest.raises(ClientClosed, match="the client is closed"):
+            next(late)
+
+
+async def ends(told: AsyncObservation[list[Contender]]) -> None:
+    """It says that nothing changes; closed by another task, it ends."""
+    with pytest.raises(TimeoutError, match="within 0.01 s; the observation goes on"):
+        await told.next(0.01)
+    asyncio.get_running_loop().call_later(0.01, lambda: asyncio.ensure_future(told.close()))
+    assert [each async for each in told] == []
+    async with told:
+        with pytest.raises(ClientClosed, match="the observation is closed"):
+            await told.next(0)
+
+
 def test_the_async_ones_do_the_same(cluster: MemoryCluster) -> None:
     async def main() -> None:
         async with cluster.async_client() as kv:
@@ -119,7 +153,7 @@ def test_the_async_ones_do_the_same(cluster: MemoryCluster) -> None:
                     await one.update("again")
             hits = kv.counter("hits")
             assert [await hits.add(2), await hits.value(), hits.name] == [2, 2, "hits"]
-            await told.aclose()  # type: ignore[attr-defined]
+            await ends(told)
             assert await kv.leases() == []
 
     asyncio.run(main())

@@ -21,6 +21,7 @@ from paxon import (
     Get,
     InvalidRequest,
     LeaseExpired,
+    LockLost,
     Put,
     Range,
     RequestTimeout,
@@ -300,6 +301,22 @@ def test_transact_tries_again_on_conflict(cluster: MemoryCluster, kv: Client) ->
     assert kv.get("n") == b"11"
 
 
+def test_transact_is_guarded(kv: Client) -> None:
+    with kv.lock("a") as held:
+        assert kv.transact(lambda t: t.put("n", "1") or "done", if_=[held]) == "done"  # type: ignore[func-returns-value]
+        assert kv.transact(lambda t: t.get("n"), if_=[held]) == b"1"
+        with pytest.raises(Conflict):
+            kv.transact(
+                lambda t: (t.get("n"), kv.increment("n"), t.put("n", "2")), if_=[held], timeout=0.05
+            )
+    for function in (lambda t: t.put("n", "1"), lambda t: t.get("n")):
+        with pytest.raises(LockLost, match="nothing was written"):
+            kv.transact(function, if_=[held])
+    assert int(kv.get("n") or 0) > 1
+    with pytest.raises(InvalidRequest, match="if_ has to be a list"):
+        kv.transact(lambda t: t.put("n", "1"), if_=held)  # type: ignore[arg-type]
+
+
 def test_transact_notices_keys_that_come_and_go_in_a_range(kv: Client) -> None:
     for disturb in (lambda: kv.put("j/new", "x"), lambda: kv.delete("j/1")):
         kv.put_many({"j/1": "x", "j/2": "x"})
@@ -556,7 +573,7 @@ def test_both_faces_pass_on_all_that_they_are_given(
 
 
 def test_a_draft_keeps_the_lease_and_a_transaction_says_that_it_is_too_large() -> None:
-    draft = Draft()
+    draft = Draft(())
     draft.put("k", "v", lease=7)
     commit: Any = draft._commit(None)
     assert commit.operation.then[0].lease == 7

@@ -395,6 +395,10 @@ def test_an_asynchronous_watch_times_out_ends_and_says_what_is_gone(
     asyncio.run(with_client(cluster, main))
 
 
+def _raise(_: object) -> bool:
+    raise TimeoutError("their own")
+
+
 async def _collect(events: Any) -> list[Event]:
     return [event async for event in events]
 
@@ -408,8 +412,10 @@ def test_an_asynchronous_mirror(
             assert dict(flags) == {"flags/dark": b"off"}
             await client.put("flags/dark", b"on")
             await flags.wait(lambda flags: flags["flags/dark"] == b"on", SOON)
-            with pytest.raises(TimeoutError):
+            with pytest.raises(TimeoutError, match="did not become true"):
                 await flags.wait(lambda flags: "never" in flags, 0.01)
+            with pytest.raises(TimeoutError, match="their own"):
+                await flags.wait(_raise, 0.01)
         with pytest.raises(ClientClosed, match="the mirror is closed"):
             await flags.wait(lambda flags: "never" in flags)
         async with client.mirror("flags/") as flags:

@@ -26,7 +26,7 @@ from paxon.kvstore.client.calls.calls import (
     TxnOperation,
 )
 from paxon.kvstore.client.calls.comparing import Comparing
-from paxon.kvstore.client.calls.conditions import Conditions
+from paxon.kvstore.client.calls.conditions import Conditions, compares_of
 from paxon.kvstore.client.calls.drafts import Draft
 from paxon.kvstore.client.calls.keys import Bounds, Leased, Values
 from paxon.kvstore.client.calls.tries import pause_before_next
@@ -154,13 +154,18 @@ class AsyncStoreCalls(Comparing):
         return await self._do(Txn(if_, then, else_), timeout, mode)
 
     async def transact(
-        self, function: Callable[[AsyncTransaction], Awaitable[T]], *, timeout: float | None = None
+        self,
+        function: Callable[[AsyncTransaction], Awaitable[T]],
+        *,
+        if_: Conditions = (),
+        timeout: float | None = None,
     ) -> T:
         """Have an async function read and write as if nobody else did; see `Client.transact`."""
+        compares_of(if_)
         until = time.monotonic() + check_timeout(timeout, self._timeout)
         tries = 0
         while True:
-            transaction = AsyncTransaction(self, until)
+            transaction = AsyncTransaction(self, if_, until)
             try:
                 value = await call_async("what transact calls", function, transaction)
             except Compacted:
@@ -178,8 +183,8 @@ class AsyncStoreCalls(Comparing):
 class AsyncTransaction(Draft):
     """The transaction that `AsyncClient.transact` hands to its function."""
 
-    def __init__(self, client: AsyncStoreCalls, until: float) -> None:
-        super().__init__()
+    def __init__(self, client: AsyncStoreCalls, guards: Conditions, until: float) -> None:
+        super().__init__(guards)
         self._client = client
         self._until = until
 

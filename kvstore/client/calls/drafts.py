@@ -7,9 +7,9 @@ from typing import TypeVar
 from paxon.kvstore.client.arguments import Key, Value, as_text, check_key
 from paxon.kvstore.client.calls.answers import Entry
 from paxon.kvstore.client.calls.calls import Call, Delete, Put, Range, Steps, Txn
-from paxon.kvstore.client.calls.conditions import Condition
+from paxon.kvstore.client.calls.conditions import Condition, Conditions
 from paxon.kvstore.client.calls.keys import Bounds, Leased, span_of
-from paxon.kvstore.errors import Conflict, InvalidRequest
+from paxon.kvstore.errors import Conflict, InvalidRequest, LockLost
 from paxon.kvstore.store.operations import Compare, PutItem, Result
 from paxon.kvstore.store.operations import Put as WirePut
 from paxon.kvstore.store.spans import contains
@@ -22,15 +22,21 @@ T = TypeVar("T")
 class Commit(Call[T]):
     """A draft as one transaction. Result: the value of the function that made it."""
 
-    __slots__ = ("_txn", "_value")
+    __slots__ = ("_guarded", "_txn", "_value")
 
-    def __init__(self, txn: Txn, value: T) -> None:
-        super().__init__(txn.operation)
-        self._txn, self._value = txn, value
+    def __init__(self, guards: Conditions, txn: Txn, value: T) -> None:
+        self._guarded = bool(guards)
+        self._txn, self._value = Txn(guards, [txn]) if guards else txn, value
+        super().__init__(self._txn.operation)
 
     def answer(self, result: Result) -> T:
-        """Raises `Conflict`: something that was read has changed."""
-        if self._txn.answer(result).succeeded:
+        """Raises `LockLost`: what guards it is gone; `Conflict`: what was read has changed."""
+        done = self._txn.answer(result)
+        if self._guarded:
+            if not done.succeeded:
+                raise LockLost("what guards the transaction is true no more: nothing was written")
+            done = done.results[0]
+        if done.succeeded:
             return self._value
         raise Conflict("what the transaction reads was changed meanwhile: nothing was written")
 
@@ -38,7 +44,8 @@ class Commit(Call[T]):
 class Draft:
     """All reads are of the revision of the first; a key's value is seen as written here."""
 
-    def __init__(self) -> None:
+    def __init__(self, guards: Conditions) -> None:
+        self._guards = guards
         self._revision = 0
         self._seen: dict[bytes, int] = {}
         """Keys read, and the revisions of their last writes; 0: missing."""
@@ -54,13 +61,14 @@ class Draft:
         self._writes[check_key(key)] = Delete(key)
 
     def _commit(self, value: T) -> Commit[T] | None:
-        """What to ask for, if nothing that was read has changed; None: nothing is written."""
-        if not self._writes:
+        """What to ask for, if nothing that was read has changed; None: nothing."""
+        if not self._writes and not self._guards:
             return None
         compares = [
             Compare(key, "modified", "=", modified) for key, modified in self._seen.items()
         ] + [Compare(key, "modified", "<", self._revision + 1, end) for key, end in self._spans]
-        return Commit(Txn(list(map(Condition, compares)), list(self._writes.values())), value)
+        txn = Txn(list(map(Condition, compares)), list(self._writes.values()))
+        return Commit(self._guards, txn, value)
 
     def _get(self, key: Key) -> Steps[bytes | None]:
         written = self._writes.get(check_key(key))

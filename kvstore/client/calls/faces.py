@@ -25,7 +25,7 @@ from paxon.kvstore.client.calls.calls import (
     TxnOperation,
 )
 from paxon.kvstore.client.calls.comparing import Comparing
-from paxon.kvstore.client.calls.conditions import Conditions
+from paxon.kvstore.client.calls.conditions import Conditions, compares_of
 from paxon.kvstore.client.calls.drafts import Draft
 from paxon.kvstore.client.calls.keys import Bounds, Leased, Values
 from paxon.kvstore.client.calls.tries import pause_before_next
@@ -174,22 +174,36 @@ class StoreCalls(Comparing):
         """
         return self._do(Txn(if_, then, else_), timeout, mode)
 
-    def transact(self, function: Callable[[Transaction], T], *, timeout: float | None = None) -> T:
+    def transact(
+        self,
+        function: Callable[[Transaction], T],
+        *,
+        if_: Conditions = (),
+        timeout: float | None = None,
+    ) -> T:
         """Have a function read and write as if nobody else did; what it returns.
 
             kv.transact(lambda t: t.put("n", str(int(t.get("n") or 0) + 1)))
+            kv.transact(next_release, if_=[held])  # guarded by a lock that is held
 
         What it writes is written if nothing that it read has changed, in one revision; else it is
         called again. So it must do nothing else. It is never called again after an unknown outcome.
 
+        Args:
+            function: what to do; it is given the transaction.
+            if_: what has to hold besides when it is written, as of `txn`.
+            timeout: seconds.
+
         Raises:
+            LockLost: what `if_` says does not hold; nothing was written.
             Conflict: it was changed again and again until the time was up; nothing was written.
             RequestTimeout: the outcome is unknown; `retry` finds it out.
         """
+        compares_of(if_)
         until = time.monotonic() + check_timeout(timeout, self._timeout)
         tries = 0
         while True:
-            transaction = Transaction(self, until)
+            transaction = Transaction(self, if_, until)
             try:
                 value = call_plain("what transact calls", function, transaction)
             except Compacted:
@@ -207,8 +221,8 @@ class StoreCalls(Comparing):
 class Transaction(Draft):
     """The transaction that `Client.transact` hands to its function."""
 
-    def __init__(self, client: StoreCalls, until: float) -> None:
-        super().__init__()
+    def __init__(self, client: StoreCalls, guards: Conditions, until: float) -> None:
+        super().__init__(guards)
         self._client = client
         self._until = until
 

@@ -212,9 +212,9 @@ class AsyncLeaseCalls:
     async def close(self) -> None:
         """Close the client; see `Client.close`."""
         try:
-            serves = self._driver.refuse()
+            self._driver.refuse()
             left = self._care.close()
-            if serves:
+            if self._driver.serves:
                 await self._end(left)
         finally:
             await super().close()  # type: ignore[misc]  # (of whatever client this is part of)

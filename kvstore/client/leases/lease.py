@@ -252,10 +252,12 @@ class LeaseCalls:
         What its recipes hold (locks, memberships, items, …) is free at once if the servers answer
         within a second; leases of `lease` run out. May be called twice, and by several threads.
         """
-        keeper = self._keeper
-        left = set() if keeper is None else keeper.left()  # (who waits lets go of its own)
+        # (A forked child must not touch its parent's.)
+        keeper = self._keeper if self._driver.serves else None
         try:
-            if self._driver.refuse() and keeper is not None:
+            if keeper is not None:
+                left = keeper.left()  # before those who wait are told, and let go of theirs
+                self._driver.refuse()
                 left |= keeper.left()
                 keeper.close()
                 with contextlib.suppress(PaxonError):

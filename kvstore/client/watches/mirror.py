@@ -205,17 +205,19 @@ class AsyncMirror(Reflection):
     async def wait(self, condition: Callable[[Self], T], timeout: float | None = None) -> T:
         """Wait until `condition(mirror)` is true; see `Mirror.wait`."""
         timeout = check_wait(timeout)
-        try:
-            async with asyncio.timeout(timeout), self._changed:
-                while True:
-                    found = call_plain("the condition", condition, self)
-                    if found:
-                        return found
-                    if self._error is not None:
-                        raise self._error
-                    await self._changed.wait()
-        except TimeoutError:
-            raise TimeoutError(f"the condition did not become true within {timeout:g} s") from None
+        until = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        async with self._changed:
+            while not (found := call_plain("the condition", condition, self)):
+                if self._error is not None:
+                    raise self._error
+                try:
+                    async with asyncio.timeout_at(until):
+                        await self._changed.wait()
+                except TimeoutError:
+                    raise TimeoutError(
+                        f"the condition did not become true within {timeout:g} s"
+                    ) from None
+            return found
 
     async def __aenter__(self) -> Self:
         await self._begin()
