@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 import time
 from functools import partial
@@ -185,11 +186,20 @@ def test_a_forked_child_is_told_and_the_parent_goes_on(servers: SocketCluster) -
     with Client(servers.addresses) as kv:
         kv.put("k", b"v")
         with MemoryCluster() as cluster, cluster.client() as local, local.mirror("") as mirror:
+            busy = cluster.client()
+            held = busy.lock("a").acquire()
+            in_parent = threading.Thread(
+                target=busy._care._changed.acquire
+            )  # as in a fork's moment
+            in_parent.start()
+            in_parent.join()
             uses = (lambda: kv.get("k"), partial(mirror.wait, lambda _: False, 1.0))
             for use in uses:
                 pid = os.fork()
                 if pid == 0:
+                    signal.alarm(30)
                     try:
+                        busy.close()
                         use()
                     except ClientClosed as error:
                         os._exit(0 if "after a fork" in str(error) else 2)
@@ -197,6 +207,7 @@ def test_a_forked_child_is_told_and_the_parent_goes_on(servers: SocketCluster) -
                         os._exit(1)
                 _, status = os.waitpid(pid, 0)
                 assert os.waitstatus_to_exitcode(status) == 0
+            held.check()
         assert kv.get("k") == b"v"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from paxon import (
     AsyncHeld,
     AsyncLock,
     Client,
+    ClientClosed,
     Held,
     InvalidRequest,
     LeaseExpired,
@@ -281,5 +283,96 @@ def test_one_cancelled_twice_leaves_nothing_either(cluster: MemoryCluster) -> No
                 await waiting
             await contenders(kv.lock("a"), 1)
             assert await kv.leases() == [held.lease.id]
+
+    asyncio.run(main())
+
+
+def test_a_closed_client_leaves_nothing_of_its_recipes(
+    cluster: MemoryCluster, kv: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of those that waited; a lease that is not a recipe's may be in others' hands."""
+    closing = cluster.client()
+    plain, ended = closing.lease(3600), closing.lease(3600)
+    kept: list[object] = [closing.lock("a", ttl=3600).acquire(), closing.members("m").join("me")]
+    with monkeypatch.context() as patch, pytest.raises(RequestTimeout):
+        patch.setattr(closing, "_ask", _cut)
+        patch.setattr(closing, "_submit", _cut)
+        ended.revoke()
+    waiting = Other(cluster, lambda _: closing.lock("a", ttl=3600).acquire())
+    wait_until(lambda: len(kv.lock("a").contenders()) == 2)
+    closing.close()
+    assert kv.leases() == [plain.id] and len(kept) == 2
+    waiting.join()
+    assert isinstance(waiting.error, ClientClosed)
+    closing.close()
+    kv.revoke(plain)
+
+    async def main() -> None:
+        closing = cluster.async_client()
+        plain = await closing.lease(3600)
+        kept = [await closing.lock("a", ttl=3600).acquire(), await closing.members("m").join("me")]
+        waiting = asyncio.create_task(closing.lock("a", ttl=3600).acquire())
+        async with cluster.async_client() as other:
+            await contenders(other.lock("a"), 2)
+            await closing.close()
+            assert await other.leases() == [plain.id] and len(kept) == 2
+            with pytest.raises(ClientClosed):
+                await waiting
+            await closing.close()
+            await other.revoke(plain)
+
+    asyncio.run(main())
+
+
+def _cut(*_: object, **__: object) -> None:
+    raise RequestTimeout("no answer")
+
+
+def test_a_client_of_silent_servers_is_closed_in_time(
+    cluster: MemoryCluster, kv: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        closing = cluster.async_client(timeout=0.1)
+        held = await closing.lock("b").acquire()
+        monkeypatch.setattr(closing._driver._links, "send", _nowhere)
+        await closing.close()
+        assert held.lost.is_set()
+
+    closing = cluster.client(timeout=0.1)
+    held = closing.lock("a").acquire()
+    monkeypatch.setattr(closing._driver._links, "send", _nowhere)
+    began = time.monotonic()
+    closing.close()
+    assert held.lost.is_set()
+    asyncio.run(main())
+    assert 0.2 <= time.monotonic() - began < 30
+
+
+def _nowhere(*_: object) -> tuple[()]:
+    return ()
+
+
+@pytest.mark.parametrize("what", ["lock", "lease", "item"])
+def test_a_cancelled_release_ends_it_all_the_same(
+    cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    async def main() -> None:
+        async with cluster.async_client() as kv:
+            queue = kv.queue("q", ttl=3600)
+            await queue.put("7")
+            if what == "lease":
+                letting_go = (await kv.lease(3600)).revoke()
+            elif what == "lock":
+                letting_go = (await kv.lock("a", ttl=3600).acquire()).release()
+            else:
+                letting_go = (await queue.get()).__aexit__(None, None, None)
+            task = asyncio.create_task(letting_go)
+            with monkeypatch.context() as cut:
+                cut.setattr(kv._driver._links, "send", _nowhere)
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await kv.leases() == [] and await queue.size() == (what != "item")
 
     asyncio.run(main())

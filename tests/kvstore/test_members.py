@@ -109,7 +109,7 @@ def test_wrong_arguments_are_refused(kv: Client) -> None:
 def test_an_observation_times_out_and_ends(kv: Client) -> None:
     with kv.members("workers").watch() as told:
         assert told.next(0) == []
-        with pytest.raises(TimeoutError, match="within 0.05 s; the observation goes on"):
+        with pytest.raises(TimeoutError, match=r"within 0\.05 s; the observation goes on"):
             told.next(0.05)
         with kv.members("workers").join("one"):
             kv.put("workers/.members/config", "x")  # is none, and no news
@@ -128,7 +128,7 @@ def test_an_observation_times_out_and_ends(kv: Client) -> None:
 
 async def ends(told: AsyncObservation[list[Contender]]) -> None:
     """It says that nothing changes; closed by another task, it ends."""
-    with pytest.raises(TimeoutError, match="within 0.01 s; the observation goes on"):
+    with pytest.raises(TimeoutError, match=r"within 0\.01 s; the observation goes on"):
         await told.next(0.01)
     asyncio.get_running_loop().call_later(0.01, lambda: asyncio.ensure_future(told.close()))
     assert [each async for each in told] == []
