@@ -153,7 +153,7 @@ class AsyncHeld(Kept[AsyncLease]):
         self._check_entry(await self._kv.entry(self.key, timeout=timeout))
 
     async def release(self, *, timeout: float | None = None) -> None:
-        """Let it go; see `Held.release`. Cancelled meanwhile, it ends with its lease at last."""
+        """Let it go; see `Held.release`. Cancelled meanwhile, it is let go all the same."""
         if self._leave():
             await self.lease.revoke(timeout=timeout)
 
