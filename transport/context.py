@@ -23,8 +23,12 @@ from typing import Any
 
 import zmq
 
-__all__ = ["COMMON", "TOO_FEW_THREADS", "Context"]
+__all__ = ["COMMON", "TOO_FEW_FILES", "TOO_FEW_THREADS", "Context"]
 
+TOO_FEW_FILES = (
+    "this process may open too few files and connections: raise the limit (ulimit -n, LimitNOFILE= "
+    "of a systemd unit)"
+)
 TOO_FEW_THREADS = (
     "this process may start too few threads: raise the limit (ulimit -u, TasksMax= of a systemd "
     "unit, a container's limit of pids)"

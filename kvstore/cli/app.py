@@ -214,7 +214,7 @@ def _explain(error: Exception) -> int:
     from paxon.kvstore.cluster.options import OptionError  # noqa: PLC0415
     from paxon.kvstore.errors import InvalidRequest, PaxonError  # noqa: PLC0415
     from paxon.transport import TransportError  # noqa: PLC0415
-    from paxon.transport.context import TOO_FEW_THREADS  # noqa: PLC0415
+    from paxon.transport.context import TOO_FEW_FILES, TOO_FEW_THREADS  # noqa: PLC0415
 
     usage = (SettingsError, ClusterFileError, OptionError, ClusterOptionError, InvalidRequest)
     if isinstance(error, usage):
@@ -226,7 +226,9 @@ def _explain(error: Exception) -> int:
     if os.environ.get("PAXON_DEBUG"):
         raise error
     kind = type(error).__name__
-    if isinstance(error, OSError):
+    if getattr(error, "errno", None) == errno.EMFILE:
+        _say(TOO_FEW_FILES)
+    elif isinstance(error, OSError):
         if _exit_code(SystemExit(0)) == 0:  # else it was the output, and that is told
             _say(_words_of(error))
     elif "can't start new thread" in str(error):  # Python's words

@@ -42,7 +42,7 @@ def doctor(
 
     Exit code 1 if anything is bad.
 
-    Example: paxon doctor --json
+    Example: paxon doctor --cluster cluster.toml --id 1
     """
     from paxon.kvstore.cluster.cluster_file import ClusterDescription  # noqa: PLC0415
     from paxon.kvstore.cluster.doctor import examine  # noqa: PLC0415

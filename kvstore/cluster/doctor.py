@@ -24,11 +24,14 @@ import zmq
 from paxon.actors.disk.data_directory import CONDEMNED_NAME, owner_of
 from paxon.actors.messages import StatusReply
 from paxon.actors.version import VERSION
+from paxon.kvstore.client.client import Client
+from paxon.kvstore.client.links import Secure
 from paxon.kvstore.cluster.cluster_file import ClusterDescription, ServerEntry, ServerPlan
 from paxon.kvstore.cluster.health import answering, problems, troubles
 from paxon.kvstore.cluster.options import parse_listen
 from paxon.kvstore.cluster.server_process import security_of
 from paxon.kvstore.cluster.status import look_around
+from paxon.kvstore.errors import PaxonError
 from paxon.transport import TransportError, in_ephemeral_range
 from paxon.transport.binding import bind
 from paxon.transport.context import Context
@@ -43,6 +46,8 @@ SLOW_SYNC = 0.010
 LEAST_FREE = 1 << 30
 """Bytes."""
 ENOUGH_FILES = 4096
+LEAST_FILES = 64
+"""About what a server needs that has no client yet; with fewer it does not start."""
 _QUICK_CLOCKS = {"tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page", "xen"}
 _CLOCK = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
 
@@ -73,7 +78,7 @@ def examine(cluster: ClusterDescription, server: int | None) -> Iterator[Finding
         except OSError as error:
             where, why = plan.entry.directory, error.strerror
             yield Finding("bad", "directory", f"{where} cannot be read ({why}): see to its rights")
-    yield from _running(cluster)
+    yield from _running(cluster, server)
 
 
 def _this_host() -> Iterator[Finding]:
@@ -87,7 +92,7 @@ def _this_host() -> Iterator[Finding]:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < ENOUGH_FILES:
         yield Finding(
-            "look", "file limit",
+            "look" if hard >= LEAST_FILES else "bad", "file limit",
             f"a process may open {hard} files, and each client takes one: raise the hard limit "
             "(LimitNOFILE= of a systemd unit, ulimit -Hn)",
         )  # fmt: skip
@@ -214,13 +219,17 @@ def _directory(plan: ServerPlan) -> Iterator[Finding]:
     elif owner.trouble:
         yield Finding("bad", "directory", owner.trouble)
     elif not owner.server:
-        yield Finding("good", "directory", f"{directory} is empty or new: it waits for the others")
+        yield Finding("good", "directory", f"{directory} is empty or new")
     elif owner[:2] != (plan.settings.cluster, plan.entry.id):
         yield Finding(
             "bad", "directory",
             f"{directory} is of server {owner.server} of cluster {owner.cluster!r}: give it its "
             "own",
         )  # fmt: skip
+    elif closed := [p for p in directory.iterdir() if not os.access(p, os.R_OK | os.W_OK)]:
+        yield Finding(
+            "bad", "directory", f"{closed[0]} is not this user's to read and write: see to its rights"
+        )
     else:
         yield Finding("good", "directory", f"{directory} is this server's")
 
@@ -271,14 +280,15 @@ def _syncs(
             yield clock() - started
 
 
-def _running(cluster: ClusterDescription) -> Iterator[Finding]:
+def _running(cluster: ClusterDescription, server: int | None) -> Iterator[Finding]:
     """Findings by running servers; that none runs is no fault: they may be about to start."""
     if cluster.client_keys is not None:
         yield Finding(
             "look", "running", "clients need a key: see paxon status --cluster FILE --key FILE"
         )
         return
-    rows = look_around(cluster.client_addresses, 1.0, cluster.secure())
+    secure = cluster.secure()
+    rows = look_around(cluster.client_addresses, 1.0, secure)
     for row in rows:
         if row.reply is not None and row.reply.cluster != cluster.id:
             yield Finding(
@@ -308,6 +318,9 @@ def _running(cluster: ClusterDescription) -> Iterator[Finding]:
             f"servers run releases {' and '.join(versions)}: finish the upgrade",
         )  # fmt: skip
     yield from _members(cluster, replies)
+    if server is not None and all(reply.server != server for reply in replies):
+        alive = [row.address for row in rows if row.reply is not None]
+        yield from _lost_disk(cluster.servers[server], alive, secure)
     there, all_ = answering(rows)
     yield Finding("good", "running", f"{there} of {all_} servers answer")
 
@@ -339,3 +352,19 @@ def _members(cluster: ClusterDescription, replies: list[StatusReply]) -> Iterato
         )  # fmt: skip
     else:
         yield Finding("good", "members", f"they are {said}, after {newest.epoch} changes")
+
+
+def _lost_disk(entry: ServerEntry, alive: list[str], secure: Secure | None) -> Iterator[Finding]:
+    """Whether the members know another directory of this server, which does not run."""
+    own = owner_of(Path(entry.directory)).incarnation
+    try:
+        with Client(alive, timeout=2.0, secure=secure) as kv:
+            members = kv.cluster_members().members
+    except PaxonError:
+        return
+    if any(each.server == entry.id and each.incarnation != own for each in members):
+        yield Finding(
+            "bad", "directory",
+            f"{entry.directory} is not the one that the members know as server {entry.id}'s: give "
+            "the old one back, or empty it and start once with --rejoin",
+        )  # fmt: skip

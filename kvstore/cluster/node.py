@@ -43,7 +43,7 @@ from paxon.transport import (
     TransportError,
     ZmqEndpoint,
 )
-from paxon.transport.context import TOO_FEW_THREADS
+from paxon.transport.context import TOO_FEW_FILES, TOO_FEW_THREADS
 from paxon.transport.log import logger
 
 __all__ = [
@@ -248,7 +248,7 @@ def reason_in_words(error: BaseException | None) -> str:
     if isinstance(error, StorageError | TransportError | MachineFailure | PaxonError):
         return str(error)
     if getattr(error, "errno", None) == errno.EMFILE:
-        return "this process may open too few files and connections: raise the limit (ulimit -n)"
+        return TOO_FEW_FILES
     if str(error) in (TOO_FEW_THREADS, "can't start new thread"):  # (Python's words)
         return TOO_FEW_THREADS
     return f"an internal error stopped the server ({type(error).__name__}: {error})"

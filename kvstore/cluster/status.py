@@ -10,8 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from paxon.actors import ServerId
-from paxon.actors.messages import PortOfServers, ServerReply, StatusReply, StatusRequest
+from paxon.actors.members import AskMembers, decode_members
+from paxon.actors.messages import (
+    PortOfServers,
+    QueryReply,
+    ServerReply,
+    StatusReply,
+    StatusRequest,
+)
 from paxon.kvstore.client.checks import check_timeout
+from paxon.kvstore.client.keys import Keyring
 from paxon.kvstore.client.links import Links, Secure
 from paxon.kvstore.cluster.supervisor import ProcessState
 
@@ -50,6 +58,9 @@ class StatusProbe:
         """By address, why a server cannot be talked to."""
         self._number = 0
         self._answers: dict[str, StatusReply] = {}
+        self._heard: set[str] = set()
+        """Who has said something to the point since the last question."""
+        self._secure = secure
         self._links = Links(
             lambda _link: None, self._receive, trouble=self._trouble, secure=secure, pins=False
         )
@@ -67,10 +78,27 @@ class StatusProbe:
         `state`: each also computes its state's fingerprint; `digest_slot`: the slot after which to
         say the hash of what was executed, if not the last one.
         """
+        self._answers = {}
+        self._question(addresses, StatusRequest(self._number + 1, digest_slot, state), timeout)
+        return {s: self._answers[a] for s, a in addresses.items() if a in self._answers}
+
+    def learn(
+        self, others: Mapping[ServerId, str], teller: Mapping[ServerId, str], timeout: float
+    ) -> None:
+        """With keys: have `teller`, which has answered, tell those of servers it has told of."""
+        if isinstance(self._secure, Keyring) and self._secure.learn(others):
+            self._question(teller, AskMembers(self._number + 1), timeout)
+
+    def _question(
+        self,
+        addresses: Mapping[ServerId, str],
+        question: StatusRequest | AskMembers,
+        timeout: float,
+    ) -> None:
+        """Put it to all of them, and take in what comes until they have answered."""
         end = time.monotonic() + timeout
         self._number += 1
-        self._answers = {}
-        question = StatusRequest(self._number, digest_slot, state)
+        self._heard = set(self.client_ports)
         links = self._links.send([(a, [question]) for a in addresses.values()], self._number)
         poller = select.poll()
         for link in links:
@@ -80,10 +108,8 @@ class StatusProbe:
                 self._links.ended(link)  # dials again, where that is due
                 self._links.drain(link)
             left = end - time.monotonic()
-            if left <= 0 or all(
-                link.address in self._answers or link.address in self.client_ports for link in links
-            ):
-                return {s: self._answers[a] for s, a in addresses.items() if a in self._answers}
+            if left <= 0 or self._heard.issuperset(link.address for link in links):
+                return
             poller.poll(math.ceil(min(left, _REDIAL_CHECK_SECONDS) * 1000))
 
     def _receive(self, address: str, messages: Sequence[ServerReply]) -> None:
@@ -91,8 +117,14 @@ class StatusProbe:
         for message in messages:
             if isinstance(message, StatusReply) and message.id == self._number:
                 self._answers[address] = message
+            elif isinstance(message, QueryReply) and message.id == self._number:
+                if isinstance(self._secure, Keyring):
+                    self._secure.trust(decode_members(message.payload).members)
             elif isinstance(message, PortOfServers) and message.address:
                 self.client_ports[address] = message.address
+            else:
+                continue
+            self._heard.add(address)
 
     def _trouble(self, address: str, text: str) -> bool:
         self.troubles[address] = text
@@ -172,6 +204,8 @@ def look_around(
             addresses = mended
         others = _told_of(addresses, answers)
         if others:
+            newest = max(answers, key=lambda server: answers[server].epoch)
+            probe.learn(others, {newest: addresses[newest]}, timeout)
             found = probe.ask(others, timeout, state=state)
             addresses = {**others, **addresses, **{server: others[server] for server in found}}
             answers |= found
