@@ -231,6 +231,8 @@ class LinkMonitor:
             self.wrong = _NO_SERVER
         elif self._unfinished >= _IN_A_ROW:
             self.wrong = _ANOTHER_KEY if self._has_keys() else _HANGS_UP
+            self._leave(self._ways[self._way])  # libzmq would try again forty times a second
+            self.refused = True
 
     def _has_keys(self) -> bool:
         return self._link.getsockopt(zmq.MECHANISM) == zmq.CURVE

@@ -273,6 +273,7 @@ def _find_joiner(quest: Quest, server: ServerId, given: MemberChange) -> MemberS
             raise ChangeRefused(
                 f"nothing was changed: no server {server} waits to become a member; start it on an "
                 f"empty directory with `paxon server --join ADDRESS --id {server} …`, and ask again"
+                " (where servers have keys, with its public key)"
             )
         yield from quest.pause()
     return given

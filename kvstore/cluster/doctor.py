@@ -228,8 +228,9 @@ def _directory(plan: ServerPlan) -> Iterator[Finding]:
         )  # fmt: skip
     elif closed := [p for p in directory.iterdir() if not os.access(p, os.R_OK | os.W_OK)]:
         yield Finding(
-            "bad", "directory", f"{closed[0]} is not this user's to read and write: see to its rights"
-        )
+            "bad", "directory",
+            f"{closed[0]} is not this user's to read and write: see to its rights",
+        )  # fmt: skip
     else:
         yield Finding("good", "directory", f"{directory} is this server's")
 

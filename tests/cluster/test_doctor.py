@@ -92,6 +92,11 @@ def test_servers_that_run_are_asked(tmp_path: Path) -> None:
         kv.put("motto", b"x")
         found = [each for each in examine(cluster, None) if each.what == "running"]
         other = [*examine(structs.replace(cluster, id="other"), None)]
+        entry = cluster.servers[1]
+        assert not [*doctor._lost_disk(entry, [entry.client], None)]
+        empty = structs.replace(entry, directory=str(tmp_path / "empty"))
+        (lost,) = doctor._lost_disk(empty, [entry.client], None)
+    assert lost.level == "bad" and "start once with --rejoin" in lost.text
     assert [each.level for each in found] == ["good"]
     assert found[0].text == "1 of 1 servers answer"
     said = [each.text for each in other if each.level == "bad"]
@@ -110,6 +115,8 @@ def test_whose_directory_and_key_it_is(tmp_path: Path) -> None:
     assert "is empty or new" in found()["good", "directory"]
     with running(cluster):
         assert "is this server's" in found()["good", "directory"]
+    with mock.patch("os.access", return_value=False):
+        assert "is not this user's" in found()["bad", "directory"]
     other = structs.replace(cluster, id="other")
     assert "is of server 1 of cluster 'restored'" in found(other)["bad", "directory"]
     (directory / "paxon.diverged").write_text("it executed something else\n")

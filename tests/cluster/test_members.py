@@ -163,6 +163,9 @@ def test_servers_with_keys_come_and_go(tmp_path: Path) -> None:
             (third,) = [m for m in json.loads(added.stdout)["members"] if m["id"] == 3]
             assert third["client"] == client
             assert third["public_key"] == ClusterDescription.read(file).public_keys[3]
+            without = str(tmp_path / "cluster.toml")  # by which its key is asked for, too
+            seen = json.loads(paxon_here("status", "--cluster", without, "--json").stdout)
+            assert {row["server"]: row["answers"] for row in seen} == {2: True, 3: True}
 
 
 @pytest.fixture(scope="module")
