@@ -22,6 +22,7 @@ __all__ = [
     "Shape",
     "altered",
     "can_change",
+    "check_ordered",
     "check_plain",
     "keeping_ints",
     "shared_part",
@@ -30,9 +31,21 @@ __all__ = [
     "where_in",
 ]
 
-_CHANGING = (shapes.ListType, shapes.DictType, shapes.StructType, shapes.DataclassType)
+_OWN = (
+    shapes.ListType, shapes.DictType, shapes.TypedDictType, shapes.StructType,
+    shapes.DataclassType, shapes.ByteArrayType, shapes.FloatType, shapes.DecimalType,
+)  # fmt: skip
+"""Of which one object in two places is more than two that are equal; a NaN equals only itself."""
+
+_IN_ORDER = (
+    shapes.IntType, shapes.BoolType, shapes.StrType, shapes.BytesType, shapes.DateType,
+    shapes.TimeDeltaType, shapes.UUIDType,
+)  # fmt: skip
+"""Any two of one of these can be compared, and always are alike."""
 
 _KINDS: dict[type, type] = {
+    shapes.SetType: set,
+    shapes.FrozenSetType: frozenset,
     shapes.TupleType: tuple,
     shapes.VarTupleType: tuple,
     shapes.ByteArrayType: bytearray,
@@ -58,7 +71,9 @@ class Shape(msgspec.Struct, frozen=True):
     kinds: tuple[type, ...] = ()
     """Classes that it names beside plain data."""
     deep: bool = False
-    """What can change may hold more of what can."""
+    """Within it may be what must not be shared."""
+    unordered: bool = False
+    """It has a set of elements, or beside a set a dict of keys, that msgspec cannot always sort."""
 
 
 def shape_of(annotation: Any) -> Shape:
@@ -68,23 +83,36 @@ def shape_of(annotation: Any) -> Shape:
         root = shapes.type_info(annotation)
     except (TypeError, ValueError, AttributeError, NameError) as error:
         return Shape(str(error).splitlines()[0] if str(error) else type(error).__name__)
-    has_set = has_any = False
-    changing = 0
+    has_set = has_any = unordered = other_keys = False
+    own = 0
     kinds: list[type] = []
     for found in _parts(root):
         if isinstance(found, shapes.SetType | shapes.FrozenSetType):
             has_set = True
+            unordered |= not _in_order(found.item_type)
         elif isinstance(found, shapes.AnyType):
             has_any = True
-        elif isinstance(found, _CHANGING):
-            changing += 1
-            kinds += [found.cls] if hasattr(found, "cls") else []
-        elif isinstance(found, shapes.CustomType | shapes.RawType | shapes.ExtType):
+        elif isinstance(found, shapes.CustomType | shapes.RawType | shapes.ExtType) or (
+            isinstance(found, shapes.DataclassType) and not dataclasses.is_dataclass(found.cls)
+        ):
             name = getattr(getattr(found, "cls", None), "__qualname__", type(found).__name__)
             return Shape(f"{name} is no dataclass, no msgspec.Struct and nothing built in")
-        else:
-            kinds.append(getattr(found, "cls", _KINDS.get(type(found), int)))
-    return Shape("", has_set, has_any, tuple(kinds), has_any or changing > 1)
+        elif isinstance(found, shapes.DictType):
+            other_keys |= not isinstance(found.key_type, shapes.StrType)
+        own += isinstance(found, _OWN)
+        kinds.append(getattr(found, "cls", _KINDS.get(type(found), int)))
+    alone = isinstance(root, shapes.ListType | shapes.DictType | shapes.ByteArrayType)
+    deep = has_any or own > alone
+    return Shape("", has_set, has_any, tuple(kinds), deep, has_set and (unordered or other_keys))
+
+
+def _in_order(item: Any) -> bool:
+    """Whether elements of a set can be sorted in one way alone."""
+    if isinstance(item, shapes.TupleType):
+        return all(map(_in_order, item.item_types))
+    if isinstance(item, shapes.VarTupleType):
+        return _in_order(item.item_type)
+    return isinstance(item, _IN_ORDER)
 
 
 def _parts(root: Any) -> Iterator[Any]:
@@ -168,8 +196,23 @@ def check_plain(value: object, kinds: tuple[type, ...] = ()) -> None:
             )
 
 
+def check_ordered(value: object) -> None:
+    """Raise `TypeError` for what would be written in the order of a set.
+
+    That differs from process to process, and what is not declared as a set is not sorted.
+    """
+    ahead = [value]
+    while ahead:
+        each = ahead.pop()
+        if isinstance(each, set | frozenset):
+            raise TypeError(
+                f"{_a(type(each))} in place of a list has another order on each server: sort it"
+            )
+        ahead += () if type(each) in PLAIN else _contents(each, True)[0]
+
+
 def shared_part(fields: Mapping[str, object], deep: Collection[str]) -> str:
-    """In words, a part that two places of a state share and could change; "" if there is none.
+    """In words, a part that two places of a state share and must not; "" if there is none.
 
     Kept as bytes it would be two things afterwards, of which only one changes. Looks into those
     fields that are `deep`.
@@ -180,11 +223,11 @@ def shared_part(fields: Mapping[str, object], deep: Collection[str]) -> str:
         while ahead:
             each = ahead.pop()
             parts, changes = _contents(each, name in deep)
-            if changes:
+            if changes or _is_nan(each):
                 if id(each) in places:
                     other = places[id(each)]
                     where = f"{other} and {name} share" if other != name else f"{name} holds twice"
-                    return f"{where} one {type(each).__name__}"
+                    return f"{where} one {'NaN' if _is_nan(each) else type(each).__name__}"
                 places[id(each)] = name
             ahead += parts
     return ""
@@ -192,7 +235,7 @@ def shared_part(fields: Mapping[str, object], deep: Collection[str]) -> str:
 
 def can_change(value: object) -> bool:
     """Whether it is something that keeps data and that a method could change."""
-    return not isinstance(value, type) and (isinstance(value, set) or _contents(value, True)[1])
+    return not isinstance(value, type) and _contents(value, True)[1]
 
 
 def altered(value: object, again: object) -> str:
@@ -215,10 +258,24 @@ def altered(value: object, again: object) -> str:
         if len(parts) != len(others) or (leaf and repr(one) != repr(other)):  # (its timezone too)
             return f"{_a(kind)}, which would be another"
         more = vars(one).keys() - vars(other).keys() if hasattr(one, "__dict__") else ()
-        if lost := [name for name in more if not hasattr(kind, name)]:  # (a cached_property has)
+        # (What a cached_property keeps is the same again if nothing that it looked at can change.)
+        if lost := [name for name in more if not hasattr(kind, name) or not _is_fixed(one)]:
             return f"{_a(kind)}, which would have no {min(lost)}"
         ahead += zip(parts, others, strict=True)
     return ""
+
+
+def _is_nan(value: object) -> bool:
+    """Whether it is found in a list only where that holds this very object."""
+    if isinstance(value, decimal.Decimal):
+        return value.is_nan()
+    return isinstance(value, float) and value != value  # noqa: PLR0124
+
+
+def _is_fixed(value: object) -> bool:
+    """Whether neither it nor what is in it can change."""
+    parts, changes = _contents(value, True)
+    return not changes and all(map(_is_fixed, parts))
 
 
 def _a(kind: type) -> str:
@@ -226,19 +283,20 @@ def _a(kind: type) -> str:
 
 
 def _contents(value: object, wanted: bool) -> tuple[Iterable[object], bool]:
-    """Its content, if that is wanted, and whether it can change."""
+    """Its content, if that is wanted, and whether it can change, or equals nothing but itself."""
     if not wanted:
         return (), not isinstance(value, (*PLAIN, tuple))
-    if isinstance(value, list | tuple):
-        return value, isinstance(value, list)
+    if isinstance(value, list | tuple | set | frozenset):
+        return value, isinstance(value, list | set)
     if isinstance(value, dict):
         return [*value.keys(), *value.values()], True
     if isinstance(value, msgspec.Struct):
-        names = value.__struct_fields__
-        return [getattr(value, name) for name in names], not value.__struct_config__.frozen
+        names, config = value.__struct_fields__, value.__struct_config__
+        return [getattr(value, name) for name in names], not (config.frozen and config.eq)
     if dataclasses.is_dataclass(value):
         frozen: bool = getattr(value, "__dataclass_params__").frozen  # noqa: B009 (typeshed hides it)
-        return [getattr(value, field.name) for field in dataclasses.fields(value)], not frozen
+        fixed = frozen and type(value).__eq__ is not object.__eq__
+        return [getattr(value, field.name) for field in dataclasses.fields(value)], not fixed
     return (), isinstance(value, bytearray)
 
 

@@ -269,8 +269,14 @@ def _read_result(
     shape = shape_of(annotation)
     if shape.wrong:
         raise TypeError(f"{where}: its result cannot be carried: {shape.wrong}")
+    compared = shape.has_set and body.kind == "command"
+    if compared and shape.unordered:
+        raise TypeError(
+            f"{where}: its result holds a set that cannot always be sorted, so it would be another "
+            "on each server: return a list"
+        )
     body.result_shape = shape
     body.result = msgspec.msgpack.Decoder(annotation)
     # In the order of a sorted set, which is the same everywhere.
-    order: Literal["deterministic"] | None = "deterministic" if shape.has_set else None
+    order: Literal["deterministic"] | None = "deterministic" if compared else None
     body.encode = msgspec.msgpack.Encoder(order=order).encode

@@ -24,7 +24,13 @@ from paxon.kvstore.objects.calls import (
     encode_answer,
     no_value,
 )
-from paxon.kvstore.objects.carrying import altered, check_plain, shared_part, where_in
+from paxon.kvstore.objects.carrying import (
+    altered,
+    check_ordered,
+    check_plain,
+    shared_part,
+    where_in,
+)
 from paxon.kvstore.objects.definition import Body, Definition
 from paxon.kvstore.objects.moment import Timer
 from paxon.kvstore.objects.replicated import Replicated, moment_of
@@ -90,6 +96,7 @@ class ObjectMachine(StateMachine):
         self.failed_timers = 0
         """Timers that raised."""
         self._initial: dict[str, bytes] = {}
+        self._fields = list(definition.fields.values())
         for name in definition.fields:
             if name not in replicated.__dict__ and not hasattr(type(replicated), name):
                 raise TypeError(
@@ -123,7 +130,12 @@ class ObjectMachine(StateMachine):
         """Of the class, in force now."""
         definition = self._definition
         self._bodies = definition.bodies_of(version)
-        self._fields = definition.fields_in(version)
+        fields = definition.fields_in(version)
+        for field in fields:  # what is new begins anew: an old body may have touched it already
+            if field not in self._fields:
+                initial = self._decode_field(field.name, self._initial[field.name])
+                object.__setattr__(self.object, field.name, initial)
+        self._fields = fields
         members: list[Any] = [(field.name, field.annotation) for field in self._fields]
         state = msgspec.defstruct("State", members, forbid_unknown_fields=True)
         self._state = msgspec.msgpack.Decoder(state)
@@ -178,6 +190,8 @@ class ObjectMachine(StateMachine):
             result = body.function(self.object, **given)
             if body.result_shape.has_any:
                 check_plain(result, body.result_shape.kinds)
+            elif body.kind == "command" and not body.result_shape.has_set:
+                check_ordered(result)
             return Outcome(RETURNED, msgspec.Raw(body.encode(result)))
         except BaseException as error:  # the user's code may raise anything
             if depends_on_process(error):
@@ -231,6 +245,9 @@ class ObjectMachine(StateMachine):
         if body is None or body.kind != "command":
             raise TypeError(f"timers call commands of {self._definition.name}, not {method!r}")
         given = body.signature.bind(self.object, *args, **kwargs).arguments
+        for key, kinds in body.takes_any.items():
+            check_plain(given.get(key), kinds)
+        check_ordered([given[key] for key in body.parameters if key in given])
         arguments = encode({key: given[key] for key in body.parameters if key in given})
         body.arguments.decode(arguments)
         return body.name, arguments

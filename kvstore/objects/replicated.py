@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+import types
 from collections import ChainMap
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self, TypeVar, overload
@@ -171,7 +173,7 @@ class Replicated:
     def __setattr__(self, name: str, value: object) -> None:
         definition = self.__paxon_definition__
         known = name in definition.fields or definition.own_snapshot
-        if not known and not hasattr(type(self), name):
+        if not known and not _sets(type(self), name):
             raise AttributeError(
                 f"{type(self).__name__}.{name} is no field of the state, so it would be lost: "
                 f"annotate it in __init__, self.{name}: TYPE = …"
@@ -180,6 +182,21 @@ class Replicated:
         if moment is not None and moment.querying:
             raise RuntimeError(f"a query changes nothing, and here it sets self.{name}")
         object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        definition = self.__paxon_definition__
+        if name in definition.fields and not definition.own_snapshot:
+            raise AttributeError(
+                f"{type(self).__name__}.{name} is a field of the state, which has to be there: "
+                "set it to something instead of deleting it"
+            )
+        object.__delattr__(self, name)
+
+
+def _sets(cls: type, name: str) -> bool:
+    """Whether the class itself has a way to set this: a property, which leads to fields."""
+    found = inspect.getattr_static(cls, name, None)
+    return hasattr(found, "__set__") and not isinstance(found, types.MemberDescriptorType)
 
 
 def moment_of(replicated: Replicated) -> Moment:

@@ -105,6 +105,21 @@ def test_a_set_in_the_state_is_refused_wherever_it_is() -> None:
     refused("Bad.put: argument 'names' is a set", argument)
 
 
+def test_a_result_with_a_set_that_cannot_be_sorted_is_refused() -> None:
+    def given(result: Any) -> type[Replicated]:
+        def put(self: Any) -> Any: ...
+
+        put.__annotations__["return"] = result
+        return type("Bad", (Replicated,), {"put": command(put), "__module__": __name__})
+
+    for good in (set[str], dict[str, frozenset[tuple[int, bytes]]], set[bool] | None):
+        assert given(good)
+    for bad in (
+        set, set[Any], set[int | str], set[float], set[frozenset[str]], dict[int, set[str]]
+    ):  # fmt: skip
+        refused("Bad.put: its result holds a set that cannot always be", lambda bad=bad: given(bad))  # type: ignore[misc]
+
+
 def test_names_and_versions_that_clash_are_refused() -> None:
     def taken() -> None:
         class Bad(Replicated):
@@ -208,6 +223,9 @@ def test_fields_of_body_and_init_and_of_the_classes_above() -> None:
 
 def test_what_is_no_field_cannot_be_set() -> None:
     class Counter(Replicated):
+        most = 10
+        __slots__ = ("kept",)
+
         def __init__(self) -> None:
             self.count: int = 0
 
@@ -215,14 +233,39 @@ def test_what_is_no_field_cannot_be_set() -> None:
         def add(self) -> None:
             self.cuont = 1
 
+        @command
+        def raise_most(self) -> None:
+            self.most = 20  # (of the class: it would be 10 again)
+
+        @command
+        def keep(self) -> None:
+            self.kept = 1
+
+        @command
+        def drop(self) -> None:
+            del self.count
+
+        @property
+        def twice(self) -> int:
+            return 2 * self.count
+
+        @twice.setter
+        def twice(self, value: int) -> None:
+            self.count = value // 2
+
         @query
         def look(self) -> None:
             self.count += 1
 
     counter = Counter()
-    with pytest.raises(AttributeError, match=r"Counter.cuont is no field of the state"):
-        counter.add()
+    for act, name in ((counter.add, "cuont"), (counter.raise_most, "most"), (counter.keep, "kept")):
+        with pytest.raises(AttributeError, match=f"Counter.{name} is no field of the state"):
+            act()
+    with pytest.raises(AttributeError, match=r"Counter.count is a field .* instead of deleting it"):
+        counter.drop()
     counter.look()  # (an object by itself is a plain one)
+    assert (counter.count, counter.twice) == (1, 2)
+    counter.twice = 2
     assert counter.count == 1
 
 

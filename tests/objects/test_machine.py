@@ -5,12 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from decimal import Decimal
+from functools import cached_property
+from math import nan
+from typing import Any, NamedTuple, TypedDict
 
 import pytest
+from msgspec import Struct
 
 import paxon
 from paxon import Replicated, command, query
@@ -107,6 +111,91 @@ def test_what_two_places_share_is_refused_before_it_becomes_two_things() -> None
         machine.snapshot()
 
 
+class Node(Struct):
+    after: Node | None = None
+
+
+def test_what_two_places_share_is_found_wherever_it_is() -> None:
+    class Note(TypedDict):
+        text: str
+
+    class Row(NamedTuple):
+        cells: list[int]
+
+    @dataclass(frozen=True, eq=False)
+    class Ticket:
+        number: int
+
+    class Mark(Struct, frozen=True, eq=False):
+        number: int
+
+    class Box(Replicated):
+        def __init__(self) -> None:
+            self.notes: list[Note] = []
+            self.cells: tuple[list[int], ...] = ()
+            self.row: Row = Row([])
+            self.bytes: list[bytearray] = []
+            self.numbers: list[float] = []
+            self.exact: list[Decimal] = []
+            self.tickets: list[Ticket] = []
+            self.marks: list[Mark] = []
+            self.first: Node = Node()
+            self.last: Node = Node()
+
+    one, tail = [1], Node()
+    for fields, text in (
+        ({"notes": [Note(text="a")] * 2}, "notes holds twice one dict"),
+        ({"cells": (one, one)}, "cells holds twice one list"),
+        ({"cells": (one,), "row": Row(one)}, "cells and row share one list"),
+        ({"bytes": [bytearray(b"a")] * 2}, "bytes holds twice one bytearray"),
+        ({"numbers": [nan, nan]}, "numbers holds twice one NaN"),  # (it equals only itself)
+        ({"exact": [Decimal("nan")] * 2}, "exact holds twice one NaN"),
+        ({"tickets": [Ticket(1)] * 2}, "tickets holds twice one Ticket"),
+        ({"marks": [Mark(1)] * 2}, "marks holds twice one Mark"),
+        ({"first": Node(tail), "last": tail}, "share one Node"),
+        ({"numbers": [1.5, 1.5, nan], "exact": [Decimal(1)] * 2}, ""),
+    ):
+        machine = machine_of(Box())
+        for name, value in fields.items():
+            setattr(machine.object, name, value)
+        if text:
+            with pytest.raises(TypeError, match=f"{text}, which would be two after a restart"):
+                machine.snapshot()
+        else:
+            assert machine.snapshot()
+
+
+def test_the_order_of_a_set_gets_into_no_result_and_no_timer() -> None:
+    class Names(Replicated):
+        def __init__(self) -> None:
+            self.names: list[str] = []
+
+        @command
+        def all(self) -> Collection[str]:
+            return {*self.names}
+
+        @command
+        def put(self, names: list[str], by: Any) -> None:
+            self.names += names
+
+        @command
+        def later(self, what: str) -> None:
+            names: Any = {"a", "b"}
+            self.timers.after(1, self.put, *((names, 1) if what == "list" else ([], names)))
+
+        @query
+        def some(self) -> set[str | int]:
+            return {"a", 1}
+
+    machine = machine_of(Names())
+    assert "a set in place of a list has another order on each" in call(machine, "all").text
+    assert "a set in place of a list" in call(machine, "later", what="list").text
+    assert "a set is no plain data" in call(machine, "later", what="any").text
+    assert len(machine.object.timers) == 0
+    [some] = decode_answer(machine.query(encode([("some", {})]))).outcomes
+    assert some.kind == RETURNED  # (nobody compares it)
+
+
 def test_a_field_of_any_holds_plain_data_alone() -> None:
     class Box(Replicated):
         def __init__(self) -> None:
@@ -184,6 +273,22 @@ def test_what_would_come_back_as_another_thing_is_not_kept() -> None:
             self.names: Sequence[str] = []
             self.when: datetime = datetime(2026, 1, 1, tzinfo=UTC)
 
+    @dataclass
+    class Cart:
+        items: list[int]
+
+        @cached_property
+        def total(self) -> int:
+            return sum(self.items)
+
+    class Shop(Replicated):
+        def __init__(self) -> None:
+            self.cart: Cart = Cart([1])
+
+    shop = machine_of(Shop())
+    assert shop.object.cart.total == 1  # type: ignore[attr-defined]
+    with pytest.raises(TypeError, match="a Cart, which would have no total after a restart"):
+        shop.snapshot()
     summer = timezone(timedelta(hours=2))
     noted = Account(1.0)
     noted.note = "hers"  # type: ignore[attr-defined]

@@ -35,6 +35,7 @@ def test_the_version_in_force_chooses_bodies_arguments_and_fields() -> None:
     upgraded = machine_of(Shop())
     upgraded.agree({"version": 1})
     upgraded.restore(old.snapshot())
+    upgraded.object.buyers["eve"] = 1  # type: ignore[attr-defined]  # (by an old body: not kept)
     upgraded.agree({"version": 2})
     assert value(upgraded, "sell", what="tea", to="ann") == 102
     assert upgraded.object.buyers == {"ann": 1}  # type: ignore[attr-defined]
