@@ -23,6 +23,7 @@ from tests.faults.disks import (
     tight_disks,
     tight_disks_with_one_down,
 )
+from tests.faults.hosts import clocks, names, no_names, no_other_clocks
 from tests.faults.kernel_scenarios import partitions_by_kernel, weather_by_kernel
 from tests.faults.namespaces import no_namespaces, no_netem
 from tests.faults.network import RelayedCluster
@@ -34,7 +35,8 @@ from tests.faults.trial import Outcome
 
 OTHERS = (
     "pauses", "crowds", "surroundings", "disk-full", "outgrown-disks", "tight-disks",
-    "flipped-byte", "by-kernel", "netem", "coordination", "members", "member-kills",
+    "flipped-byte", "by-kernel", "netem", "names", "clocks", "coordination", "members",
+    "member-kills",
 )  # fmt: skip
 """Those that make their own cluster; the others get one behind the relay."""
 
@@ -68,6 +70,8 @@ def runs(directory: Path, long: bool, seconds: float = 0.0) -> Iterator[tuple[st
     yield "flipped-byte", "", lambda: [flipped_byte(directory, long)]
     yield "by-kernel", no_namespaces(), lambda: partitions_by_kernel(directory / "kernel", long)
     yield "netem", no_netem(), lambda: [weather_by_kernel(directory / "netem", long)]
+    yield "names", no_names(), lambda: [names(directory, long)]
+    yield "clocks", no_other_clocks(), lambda: [clocks(directory, long)]
     yield "coordination", "", lambda: [coordination(directory, seconds or (60 if long else 8))]
     yield "members", "", lambda: [changes(directory, seconds or (600 if long else 20))]
     yield "member-kills", "", lambda: [kills(directory, 100 if long else 3)]

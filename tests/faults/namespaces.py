@@ -15,22 +15,19 @@ import ctypes
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 from paxon.actors import ServerId
 from paxon.kvstore import Client
-from paxon.kvstore.cluster.status import ServerStatus, agreed_leader, look_around
-from tests.cluster.helpers import PAXON, environment, wait_until
+from tests.faults.commanded import Commanded, Process
 from tests.faults.network import MAIN, Node
 
-__all__ = ["NamespacedCluster", "inside", "no_namespaces", "no_netem"]
+__all__ = ["NamespacedCluster", "in_thread", "inside", "no_namespaces", "no_netem"]
 
 T = TypeVar("T")
 
@@ -55,12 +52,21 @@ def enter(namespace: str) -> None:
 
 def inside(namespace: str, work: Callable[[], T]) -> T:
     """Do something in a namespace, in a thread of its own."""
+
+    def run() -> T:
+        enter(namespace)
+        return work()
+
+    return in_thread(run)
+
+
+def in_thread(work: Callable[[], T]) -> T:
+    """Do something in a thread of its own, which may leave this one's namespaces."""
     results: list[T] = []
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            enter(namespace)
             results.append(work())
         except BaseException as error:
             errors.append(error)
@@ -227,7 +233,7 @@ class Switch:
         self._isolated = hosts
 
 
-class NamespacedCluster:
+class NamespacedCluster(Commanded):
     """Three servers, run by `paxon server`, each in a namespace of its own.
 
     Use it in a thread that `inside(cluster.network.namespace(MAIN), …)` has made: that is where the
@@ -237,91 +243,28 @@ class NamespacedCluster:
 
     def __init__(self, network: Switch, directory: Path) -> None:
         self.network = network
-        self.servers: list[ServerId] = [1, 2, 3]
-        self._directory = directory
-        self._processes: dict[ServerId, subprocess.Popen[bytes]] = {}
-        self._file = directory / "cluster.toml"
+        super().__init__(directory, network.namespace("cluster"))
 
-    def __enter__(self) -> Self:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        lines = ["[cluster]", f'id = "{self.network.namespace("cluster")}"']
-        for server in self.servers:
-            host = self.network.address(server)
-            lines += [
-                "[[server]]", f"id = {server}",
-                f'peer = "tcp://{host}:{PEER_PORT}"', f'client = "tcp://{host}:{CLIENT_PORT}"',
-                f'client_bind = "tcp://*:{CLIENT_PORT}"',
-            ]  # fmt: skip
-        self._file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        try:
-            for server in self.servers:
-                self._start(server)
-            self._wait_until_served(self.servers)
-        except BaseException:
-            self.stop()
-            raise
-        return self
+    def entry(self, server: ServerId) -> str:
+        host = self.network.address(server)
+        return (
+            f'peer = "tcp://{host}:{PEER_PORT}"\nclient = "tcp://{host}:{CLIENT_PORT}"\n'
+            f'client_bind = "tcp://*:{CLIENT_PORT}"'
+        )
 
-    def __exit__(self, *_exception: object) -> None:
-        self.stop()
+    def run(self, server: ServerId, command: Sequence[str], output: IO[bytes]) -> Process:
+        return inside(
+            self.network.namespace(server), lambda: Commanded.run(self, server, command, output)
+        )
 
-    def stop(self) -> None:
-        """End all servers."""
-        for process in self._processes.values():
-            process.kill()
-        for process in self._processes.values():
-            process.wait()
+    def watched(self, server: ServerId) -> str:
+        return f"tcp://{self.network.address(server, WATCH_NET)}:{CLIENT_PORT}"
 
-    def kill(self, server: ServerId) -> None:
-        """SIGKILL; returns when it is gone."""
-        self._processes[server].send_signal(signal.SIGKILL)
-        self._processes[server].wait()
+    def reached(self, server: ServerId) -> str:
+        return f"tcp://{self.network.address(server)}:{CLIENT_PORT}"
 
-    def restart(self, server: ServerId) -> None:
-        """Start a killed server again, and wait until it serves."""
-        self._start(server)
-        self._wait_until_served([server])
-
-    def _start(self, server: ServerId) -> None:
-        command = [*PAXON, "server", "--cluster", str(self._file), "--id", str(server)]
-        output = (self._directory / f"server-{server}.out").open("ab")
-        with output:
-            self._processes[server] = inside(
-                self.network.namespace(server),
-                lambda: subprocess.Popen(
-                    command, stdout=output, stderr=output, env=environment(), cwd=self._directory
-                ),
-            )
-
-    def _wait_until_served(self, servers: Iterable[ServerId]) -> None:
-        wanted = set(servers)
-
-        def served() -> bool:
-            return wanted <= {row.server for row in self.status() if row.reply is not None}
-
-        wait_until(served, f"servers {sorted(wanted)} serve")
-
-    def status(self, timeout: float = 1.0) -> list[ServerStatus]:
-        """A row for every server, asked over the watcher's network."""
-        addresses = {
-            server: f"tcp://{self.network.address(server, WATCH_NET)}:{CLIENT_PORT}"
-            for server in self.servers
-            if self._processes[server].poll() is None
-        }
-        return look_around(addresses, timeout)
-
-    def leader(self, timeout: float = 10.0) -> ServerId:
-        """The server that leads, once there is one."""
-        end = time.monotonic() + timeout
-        while True:
-            leader = agreed_leader({r.server: r.reply for r in self.status(0.5) if r.reply})
-            if leader is not None:
-                return leader
-            assert time.monotonic() < end, f"no server leads after {timeout:g} s"
-
-    def client(self, group: str = MAIN, **options: object) -> Client:
+    def client(self, group: str = MAIN, **options: Any) -> Client:
         """A client in its group's namespace, where this thread moves unless that is `MAIN`."""
         if group != MAIN:
             enter(self.network.namespace(group))
-        addresses = [f"tcp://{self.network.address(s)}:{CLIENT_PORT}" for s in self.servers]
-        return Client(addresses, **options)  # type: ignore[arg-type]  # of `Client`
+        return Commanded.client(self, **options)

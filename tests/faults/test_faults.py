@@ -18,6 +18,7 @@ from tests.faults.disks import (
     tight_disks,
     tight_disks_with_one_down,
 )
+from tests.faults.hosts import clocks, names, no_names, no_other_clocks
 from tests.faults.kernel_scenarios import partitions_by_kernel, weather_by_kernel
 from tests.faults.namespaces import no_namespaces, no_netem
 from tests.faults.network import RelayedCluster
@@ -125,6 +126,18 @@ def test_partitions_made_by_the_kernel_are_survived(tmp_path: Path) -> None:
 def test_loss_and_jitter_made_by_the_kernel_are_survived(tmp_path: Path) -> None:
     skip_for(no_netem())
     judge(weather_by_kernel(tmp_path, SOAK))
+
+
+@pytest.mark.skipif(not SOAK, reason="only in make soak: tests/cluster/test_names and test_hosts")
+def test_servers_that_move_among_the_addresses_of_names_are_found(tmp_path: Path) -> None:
+    skip_for(no_names())
+    judge(names(tmp_path, SOAK))
+
+
+@pytest.mark.skipif(not SOAK, reason="only in make soak: tests/cluster/test_clock")
+def test_leases_last_as_long_as_they_were_granted_by_whatever_clock(tmp_path: Path) -> None:
+    skip_for(no_other_clocks())
+    judge(clocks(tmp_path, SOAK))
 
 
 def test_recipes_work_while_leaders_are_killed(tmp_path: Path) -> None:
