@@ -23,7 +23,7 @@ def lock(kv: Client, me: str) -> None:
     """One at a time; a holder that lost the lock, and has not noticed, writes nothing."""
     with kv.lock("deploy", ttl=10) as held:
         before = kv.get("deployed") or b""
-        kv.txn(if_=[held], then=[Put("deployed", before + me.encode())])
+        kv.transact(lambda t: t.put("deployed", before + me.encode()), if_=[held])
 
 
 def election(kv: Client, me: str) -> None:

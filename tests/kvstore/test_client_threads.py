@@ -188,11 +188,16 @@ def test_a_forked_child_is_told_and_the_parent_goes_on(servers: SocketCluster) -
         with MemoryCluster() as cluster, cluster.client() as local, local.mirror("") as mirror:
             busy = cluster.client()
             held = busy.lock("a").acquire()
-            in_parent = threading.Thread(
-                target=busy._care._changed.acquire
-            )  # as in a fork's moment
-            in_parent.start()
-            in_parent.join()
+            struck, forked = threading.Event(), threading.Event()
+
+            def in_parent() -> None:
+                with busy._care._changed:  # as its keeper may in the moment of a fork
+                    struck.set()
+                    forked.wait(60)
+
+            at_work = threading.Thread(target=in_parent)
+            at_work.start()
+            assert struck.wait(60)
             uses = (lambda: kv.get("k"), partial(mirror.wait, lambda _: False, 1.0))
             for use in uses:
                 pid = os.fork()
@@ -207,7 +212,10 @@ def test_a_forked_child_is_told_and_the_parent_goes_on(servers: SocketCluster) -
                         os._exit(1)
                 _, status = os.waitpid(pid, 0)
                 assert os.waitstatus_to_exitcode(status) == 0
+            forked.set()
+            at_work.join()
             held.check()
+            busy.close()
         assert kv.get("k") == b"v"
 
 
