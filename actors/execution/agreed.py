@@ -166,6 +166,11 @@ def range_error(name: str, value: object, limits: Limits) -> str:
     number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
     if not number:
         return f"{name} = {value!r}: must be {'a whole number' if whole else 'a number'}"
+    if name in limits and limits[name].rises and value > most:  # type: ignore[operator]
+        return (
+            f"{name} = {plain(value)}: the leader's state machine knows none above {plain(most)}: "
+            "start all servers with the new code first"
+        )
     if not least <= value <= most:  # type: ignore[operator]
         return f"{name} = {plain(value)}: must be from {plain(least)} to {plain(most)}"
     return ""

@@ -150,7 +150,12 @@ class ObjectMachine(StateMachine):
 
     def query(self, query: bytes) -> bytes:
         try:
-            return self._run_all(decode_calls(query), is_query=True)
+            calls = decode_calls(query)
+        except msgspec.DecodeError:  # a client of the store, for one
+            name = self._definition.name
+            raise TypeError(f"this cluster replicates {name}, and that is no call of it") from None
+        try:
+            return self._run_all(calls, is_query=True)
         finally:
             self._moment.querying = False
 
