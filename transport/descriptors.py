@@ -90,7 +90,6 @@ class DescriptorGuard:
         for listeners in self._listeners.values():
             for descriptor in listeners:
                 closed_here(descriptor)
-        self._listeners = {}
 
     def _bound(self, port: str) -> int:
         """Connections of this port may have descriptors below this number.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,8 +50,6 @@ def _in_fork() -> None:
 def _local_port(descriptor: int) -> object:
     """The port, or path, that a socket of this machine is bound to; None for anything else."""
     try:
-        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-            return None
         with as_socket(descriptor) as found:
             name = found.getsockname()
     except OSError:

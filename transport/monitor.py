@@ -256,7 +256,6 @@ class LinkMonitor:
     def dial(self, *addresses: str) -> None:
         """Start to connect, to the first. Raises `TransportError` for one of the wrong form."""
         self._addresses, self._ways = addresses, _ways(addresses)
-        self._way = 0
         self._dial()
 
     @property

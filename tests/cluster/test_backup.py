@@ -146,8 +146,16 @@ def test_a_file_that_is_cut_flipped_or_something_else_is_refused(
         other.write_bytes(whole[:at] + bytes([whole[at] ^ 0x40]) + whole[at + 1 :])
         with pytest.raises(BackupError, match=r"is damaged|was cut|is no backup"):
             backup.verify(other)
-    for longer in (whole + b"x", whole + whole):
-        other.write_bytes(longer)
+    frames: list[bytes] = []
+    at = len(backup.MAGIC)
+    while len(frames) < 4:
+        size = backup._FRAME.size + backup._FRAME.unpack_from(whole, at)[0]
+        frames.append(whole[at : at + size])
+        at += size
+    head, page, leases, end = frames
+    unlike = ([head, leases, end], [head, page, page, leases, end], [head, page, end])
+    for wrong in (whole + b"x", whole + whole, *(b"".join((backup.MAGIC, *u)) for u in unlike)):
+        other.write_bytes(wrong)
         with pytest.raises(BackupError, match="is damaged"):
             backup.verify(other)
     cluster = describe(tmp_path / "new", servers=2)
@@ -158,6 +166,26 @@ def test_a_file_that_is_cut_flipped_or_something_else_is_refused(
         backup.verify(tmp_path / "none")
     with pytest.raises(BackupError, match="/proc/self/mem: Input/output error"):
         backup.verify(Path("/proc/self/mem"))
+
+
+def test_what_is_compacted_while_it_is_read_is_read_anew(
+    kv: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = backup._write
+    compacted = iter([True, True, False])
+
+    def cut_short(kv: Client, file: Any, name: str) -> None:
+        if next(compacted, True):
+            file.write(bytes(10_000))
+            raise Compacted("it is gone")
+        write(kv, file, name)
+
+    monkeypatch.setattr(backup, "_write", cut_short)
+    kv.put("key", b"value")
+    assert backup.save(kv, tmp_path / "b", "orders").keys == 1
+    with pytest.raises(BackupError, match="faster than all of it can be read"):
+        backup.save(kv, tmp_path / "c", "orders")
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 def test_a_file_of_a_later_format_is_refused(

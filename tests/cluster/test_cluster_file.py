@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from paxon.actors import SettingsError
+from paxon.actors.members import Member
 from paxon.kvstore import KVStore
 from paxon.kvstore.client.addresses import check_address, free_ports, split_addresses
 from paxon.kvstore.cluster.cluster_file import ClusterDescription, ClusterFileError
@@ -17,6 +19,7 @@ from paxon.kvstore.cluster.options import (
     misspelt,
     parse_assignments,
 )
+from paxon.transport import CurveKeys
 from tests.cluster.helpers import one_sentence, paxon, paxon_here
 
 GOOD = """
@@ -86,6 +89,28 @@ def test_keys_have_a_place_on_each_host(tmp_path: Path) -> None:
     assert description.servers[3].key_file == "/etc/paxon.key"
     plan = description.plan(2)
     assert (plan.public_keys, plan.client_keys) == (keys, [KEY])
+
+
+def test_who_joins_a_cluster_takes_it_as_its_servers_tell_it(tmp_path: Path) -> None:
+    cluster = read(tmp_path, GOOD)
+    known, told = (CurveKeys.generate().public for _ in range(2))
+    servers = cluster.servers.items()
+    cluster = replace(cluster, servers={s: replace(e, public_key=known) for s, e in servers})
+    members = [
+        Member(1, 1, peer="tcp://a:1", client="tcp://a:2", key=told),
+        Member(3, 1, peer="tcp://b:1", client="tcp://b:2"),
+        Member(2, 1, peer="tcp://c:1", client="tcp://c:2"),
+        Member(5, 1),  # nobody knows where it is
+    ]
+    joining = cluster.joining(2, "orders", members)
+    assert joining.servers[2] == cluster.servers[2]
+    assert {server: (e.peer, e.peer_bind, e.client, e.client_bind, e.public_key)
+            for server, e in joining.servers.items() if server != 2} == {
+        1: ("tcp://a:1", "tcp://a:1", "tcp://a:2", "tcp://a:2", told),
+        3: ("tcp://b:1", "tcp://b:1", "tcp://b:2", "tcp://b:2", known),
+    }  # fmt: skip
+    with pytest.raises(ClusterFileError, match="is of cluster 'orders', and the servers"):
+        cluster.joining(2, "other", members)
 
 
 def test_flag_goes_before_environment_before_file_before_default(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 from msgspec import structs
 
+from paxon.actors.disk.data_directory import Owner
 from paxon.kvstore.cli import live_view
 from paxon.kvstore.cli.live_view import watch_status
 from paxon.kvstore.cluster import doctor
@@ -32,6 +33,7 @@ def told(directory: Path, server: int | None = 1, servers: int = 1) -> dict[str,
 def test_a_host_where_all_is_well(tmp_path: Path) -> None:
     with mock.patch.object(doctor, "SLOW_SYNC", 60.0):
         found = told(tmp_path, servers=3)
+    assert "hosts: all servers are on one host, and go down with it" in found["look"]
     assert not [line for line in found["bad"] if not line.startswith("sync")]
     for what in (
         "versions:",
@@ -66,6 +68,7 @@ def test_what_is_wrong_is_found(tmp_path: Path) -> None:
     assert bad == {"names", "space", "sync", "ports"}
     assert any("for figures at tcp://192.0.2.1:9100: no network" in text for _, _, text in found)
     assert any(w == "ports" and "is in use" in text for _, w, text in found)
+    assert "hosts" not in {what for _, what, _ in found}
     assert any(w == "servers" and "not one may be lost" in text for _, w, text in found)
 
 
@@ -84,6 +87,13 @@ def test_a_slow_clock_and_a_disk_that_cannot_be_written(tmp_path: Path) -> None:
     with mock.patch.object(doctor, "owner_of", side_effect=PermissionError(13, "not for you")):
         assert any("cannot be read (not for you)" in line for line in told(tmp_path)["bad"])
     assert any("file limit: a file may grow to 5,000 bytes" in line for line in found["bad"])
+
+
+@pytest.mark.parametrize(("took", "level"), [(0.001, "good"), (0.1, "look"), (9.0, "bad")])
+def test_how_long_a_sync_takes(took: float, level: str, tmp_path: Path) -> None:
+    with mock.patch.object(doctor, "_syncs", return_value=[took] * 5):
+        _, sync = doctor._disk(describe(tmp_path).plan(1))
+    assert (sync.level, sync.what) == (level, "sync")
 
 
 def test_servers_that_run_are_asked(tmp_path: Path) -> None:
@@ -119,6 +129,8 @@ def test_whose_directory_and_key_it_is(tmp_path: Path) -> None:
         assert "is not this user's" in found()["bad", "directory"]
     other = structs.replace(cluster, id="other")
     assert "is of server 1 of cluster 'restored'" in found(other)["bad", "directory"]
+    with mock.patch.object(doctor, "owner_of", return_value=Owner(trouble="it is damaged")):
+        assert found()["bad", "directory"] == "it is damaged"
     (directory / "paxon.diverged").write_text("it executed something else\n")
     assert "it executed something else" in found()["bad", "directory"]
     secured = cluster.with_keys()
@@ -152,6 +164,14 @@ def test_servers_that_do_not_take_part_as_the_others_are_named(tmp_path: Path) -
         "they are 1, 2, 3, and the file lists others",
     ):
         assert any(text.startswith(said) for text in found), said
+    rows = [  # the older reply counts 7 as a member still
+        structs.replace(row, server=7, reply=structs.replace(of_three, epoch=2, members=(1, 2, 7))),
+        structs.replace(row, reply=of_three),
+        *(structs.replace(row, server=server, reply=None) for server in (2, 4, 7)),
+    ]
+    with mock.patch.object(doctor, "look_around", return_value=rows):
+        texts = [each.text for each in doctor._running(cluster, None)]
+    assert [text.split(" at ")[0] for text in texts if "does not answer" in text] == ["server 2"]
     (good,) = doctor._members(cluster, [row.reply])
     assert (good.level, good.text) == ("good", "they are 1, after 0 changes")
 

@@ -12,18 +12,19 @@ from typing import Any, cast
 
 import pykka
 import pytest
+from msgspec import structs
 from prometheus_client.parser import text_string_to_metric_families
 
 from paxon.actors import NO_BALLOT, PaxosServer, ServerRef, Settings, StateMachine
-from paxon.actors.embedding import AskFigures
+from paxon.actors.embedding import AskFigures, Figures
 from paxon.actors.messages import StatusReply
 from paxon.actors.records.latencies import BOUNDS, Latencies
 from paxon.kvstore.cli.live_view import counters_explained
 from paxon.kvstore.client.client import CommandClient
 from paxon.kvstore.cluster import door as door_module
 from paxon.kvstore.cluster.door import Door
-from paxon.kvstore.cluster.meanings import COUNTED, GAUGES
-from paxon.kvstore.cluster.metrics import LATENCIES, STATUS
+from paxon.kvstore.cluster.meanings import COUNTED, GAUGES, meaning_of
+from paxon.kvstore.cluster.metrics import LATENCIES, STATUS, exposition, readiness
 from paxon.kvstore.cluster.node import ServerStartError, start_server
 from paxon.kvstore.cluster.options import OptionError, parse_listen
 from paxon.kvstore.cluster.status import ServerStatus
@@ -319,6 +320,22 @@ def test_each_number_that_a_server_counts_says_what_it_means() -> None:
     assert lines[0].split() == ["server", "1"]
     assert [line.split()[0] for line in lines[1:]] == sorted(counters)
     assert all(line.rstrip().endswith((".", ")")) for line in lines[1:])
+    assert (
+        meaning_of("renewals") == COUNTED["renewals"] and meaning_of("leases") == GAUGES["leases"]
+    )
+    assert meaning_of("orders_open") == "Orders open, as the state machine says."
+
+
+def test_a_server_without_a_leader_is_not_ready() -> None:
+    led = reference_reply({})
+    assert readiness(led) == ""
+    follows = structs.replace(led, role="follower")
+    for leader, reason, known in ((2, "", 1), (0, "it knows of no leader", 0)):
+        reply = structs.replace(follows, leader=leader)
+        assert readiness(reply) == reason
+        text = exposition(Figures(reply, {})).decode()
+        assert f'paxon_knows_leader{{cluster="metrics",server="1"}} {known:.1f}\n' in text
+        assert 'paxon_info{cluster="metrics",' in text and f'version="{reply.version}"' in text
 
 
 def reference_reply(counters: dict[str, int]) -> StatusReply:

@@ -161,6 +161,7 @@ def take(
         total.peers += burst.peers
         total.clients += burst.clients
         total.lost += burst.lost
+        total.refused += burst.refused
         if enough(total):
             return total
         assert time.monotonic() < give_up, f"not in time; received {total}, {endpoint.counters()}"

@@ -270,9 +270,12 @@ def test_size_limits_both_ways() -> None:
         small.decode(large.encode(too_large))
     assert small.decode(small.encode(fits))[2] == fits
     exact = len(large.encode(fits))
-    assert codec(max_frame_bytes=exact).decode(large.encode(fits))[2] == fits
-    with pytest.raises(OversizedFrame):
-        codec(max_frame_bytes=exact - 1).decode(large.encode(fits))
+    assert codec(max_frame_bytes=exact).decode(codec(max_frame_bytes=exact).encode(fits))[2] == fits
+    for one_less in (codec(max_frame_bytes=exact - 1),):
+        with pytest.raises(OversizedFrame):
+            one_less.decode(large.encode(fits))
+        with pytest.raises(OversizedFrame):
+            one_less.encode(fits)
 
 
 def test_made_up_headers_cost_no_memory() -> None:

@@ -317,6 +317,10 @@ def test_wait_ends_when_a_frame_arrives(wire: Any, shapes: Any) -> None:
         server.wait(None, wire.wake_fd)
     timer.join()
     assert burst.clients[0][1] == [shapes.Ask(1)]
+    for _ in range(2):  # it sleeps again, and does not spin
+        begun = time.monotonic()
+        server.wait(0.02, wire.wake_fd)
+    assert time.monotonic() - begun >= 0.018
 
 
 def test_ports_on_an_ipv6_address(shapes: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 from pykka._envelope import Envelope
 
 from paxon.transport import Burst, BurstInbox
+from paxon.transport.wake import Waker
 
 
 class FakeSource:
@@ -273,6 +275,24 @@ def test_endless_local_messages_do_not_starve_bursts_and_timers() -> None:
     numbers = [message for message in got if isinstance(message, int)]
     assert numbers == list(range(len(numbers)))
     inbox.close()
+
+
+@pytest.mark.parametrize("kind", ["eventfd", "pipe"])
+def test_a_waker_never_blocks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "pipe":
+        monkeypatch.delattr(os, "eventfd")  # as where there is none
+    waker = Waker()
+    poll = select.poll()
+    poll.register(waker.descriptor, select.POLLIN)
+    for times in (0, 1, 10_000):  # more than a pipe holds
+        for _ in range(times):
+            waker.wake()
+        assert bool(poll.poll(0)) == bool(times)
+        for _ in range(30):
+            waker.clear()
+        assert not poll.poll(0)
+    waker.close()
+    waker.close()
 
 
 def test_put_wakes_only_a_sleeper() -> None:

@@ -108,6 +108,7 @@ def test_a_clients_frame_of_too_many_messages_is_refused_undecoded(wire: Any, sh
     client.send([shapes.Ask(number) for number in range(100)])
     burst = wire.receive(server, lambda burst: burst.clients)
     assert [len(messages) for _, messages in burst.clients] == [100]
+    assert burst.refused == [burst.clients[0][0]]
     assert server.counters()["oversized_frames"] == 1
     assert server.counters()["messages_received"] == 100
 
@@ -119,6 +120,7 @@ def test_a_servers_frame_of_too_many_messages_is_refused_undecoded(wire: Any, sh
     servers[1].send(2, [shapes.Ping(number) for number in range(100)])
     burst = wire.receive(servers[2], lambda burst: burst.peers)
     assert [len(messages) for _, _, messages in burst.peers] == [100]
+    assert burst.refused == []  # nobody to be told
     assert servers[2].counters()["oversized_frames"] == 1
 
 
