@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -67,6 +69,36 @@ EXPECTED = {
 
 def test_no_example_is_left_out() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(EXPECTED)
+
+
+def lines_of(name: str, node: ast.stmt) -> int:
+    """Of a class, all but docstring and empty ones; of a function, those that call a recipe."""
+    made = {"party": "members", "counter": "increment"}.get(name, name)
+    if isinstance(node, ast.ClassDef):
+        said = (ast.get_docstring(node) or "").count("\n") + 1
+        return len(re.findall(r"^.*\S", ast.unparse(node), re.MULTILINE)) - said
+    calls = [each.func for each in ast.walk(node) if isinstance(each, ast.Call)]
+    return len(
+        {
+            call.lineno
+            for call in calls
+            if isinstance(call, ast.Attribute)
+            and re.match(rf"kv\.{made}\b|item\.", ast.unparse(call))
+        }
+    )
+
+
+def test_the_examples_take_the_lines_that_are_stated_and_no_more_than_others_do() -> None:
+    nodes = {}
+    for path in (EXAMPLES / "coordination.py", EXAMPLES / "own_class.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                nodes[node.name] = node
+    page = (EXAMPLES.parent / "docs" / "recipes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|.*\| (\d+) \| (\d+) \| (?:kazoo|Py)", page, re.MULTILINE)
+    assert len(rows) == 10
+    for name, ours, theirs in rows:
+        assert lines_of(name, nodes[name]) == int(ours) <= int(theirs), name
 
 
 @pytest.mark.parametrize("name", EXPECTED)

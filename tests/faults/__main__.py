@@ -13,7 +13,7 @@ from pathlib import Path
 from loguru import logger
 
 from tests.faults.changes import changes, kills
-from tests.faults.coordination import coordination
+from tests.faults.coordination import claims, coordination
 from tests.faults.crowds import CROWDS, crowds
 from tests.faults.disks import (
     disk_full,
@@ -35,7 +35,7 @@ from tests.faults.trial import Outcome
 
 OTHERS = (
     "pauses", "crowds", "surroundings", "disk-full", "outgrown-disks", "tight-disks",
-    "flipped-byte", "by-kernel", "netem", "names", "clocks", "coordination", "members",
+    "flipped-byte", "by-kernel", "netem", "names", "clocks", "coordination", "claims", "members",
     "member-kills",
 )  # fmt: skip
 """Those that make their own cluster; the others get one behind the relay."""
@@ -73,6 +73,7 @@ def runs(directory: Path, long: bool, seconds: float = 0.0) -> Iterator[tuple[st
     yield "names", no_names(), lambda: [names(directory, long)]
     yield "clocks", no_other_clocks(), lambda: [clocks(directory, long)]
     yield "coordination", "", lambda: [coordination(directory, seconds or (60 if long else 8))]
+    yield "claims", "", lambda: [claims(directory, *((1000, 10) if long else (100, 3)))]
     yield "members", "", lambda: [changes(directory, seconds or (600 if long else 20))]
     yield "member-kills", "", lambda: [kills(directory, 100 if long else 3)]
 

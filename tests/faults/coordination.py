@@ -43,7 +43,7 @@ from tests.faults.holdings import Holding, Holdings, LeaseBook, Told, once_and_i
 from tests.faults.pauses import PlainCluster
 from tests.faults.trial import Outcome, Trial
 
-__all__ = ["coordination"]
+__all__ = ["claims", "coordination"]
 
 SOON = 60.0
 SERVERS = 5
@@ -107,7 +107,7 @@ class Recipes:
             observer = self._watchers.enter_context(self._cluster.client(timeout=SOON))
             threading.Thread(target=observe, args=(observer,), daemon=True).start()
         for _ in range(CONSUMERS):
-            self._processes.append(self._consumer())
+            self._processes.append(consumer(self._cluster))
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -117,10 +117,7 @@ class Recipes:
     def stop(self) -> None:
         """Let each worker finish what it is at."""
         self._ending.set()
-        for process in self._processes:
-            process.kill()
-            process.wait()
-        self._processes.clear()
+        end(self._processes)
         for thread in self._threads:
             thread.join(2 * SOON)
             assert not thread.is_alive(), f"{thread.name} does not end"
@@ -241,26 +238,13 @@ class Recipes:
 
     # --- consumers that are processes ------------------------------------------------------------
 
-    def _consumer(self) -> subprocess.Popen[bytes]:
-        addresses = ",".join(self._cluster.addresses)
-        command = [
-            sys.executable,
-            "-m",
-            "tests.faults.consumer",
-            addresses,
-            "queue",
-            DONE,
-            str(TTL),
-        ]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
     def kill_a_consumer(self) -> None:
         """The one that has lived longest; another takes its place."""
         process = self._processes.pop(0)
         process.kill()
         process.wait()
         self.counts["consumers killed"] += 1
-        self._processes.append(self._consumer())
+        self._processes.append(consumer(self._cluster))
 
     # --- what is held ----------------------------------------------------------------------------
 
@@ -577,4 +561,53 @@ def coordination(directory: Path, seconds: float) -> Outcome:
             recipes.stop()
             note = recipes.check()
         outcome = trial.verify()
+    return dataclasses.replace(outcome, note=note)
+
+
+def consumer(cluster: PlainCluster) -> subprocess.Popen[bytes]:
+    """A process that works on the queue."""
+    given = [",".join(cluster.addresses), "queue", DONE, str(TTL)]
+    command = [sys.executable, "-m", "tests.faults.consumer", *given]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Kill all of them."""
+    while processes:
+        process = processes.pop()
+        process.kill()
+        process.wait()
+
+
+def claims(directory: Path, items: int, consumers: int) -> Outcome:
+    """Consumers, each a process, are killed at random until all items are done (kazoo #366)."""
+    with (
+        PlainCluster(3, directory / "claims") as cluster,
+        Trial("claims", cluster, directory, clients=1, pause=0.05) as trial,
+        contextlib.ExitStack() as stack,
+        cluster.client(timeout=SOON) as kv,
+    ):
+        kv.queue("queue", ttl=TTL).put_many(str(n) for n in range(items))
+        processes = [consumer(cluster) for _ in range(consumers)]
+        stack.callback(lambda: end(processes))
+        done, moved, longest = 0, time.monotonic(), 0.0
+        while done < items:
+            trial.load.run_for(trial.draw.uniform(0.1, 0.4))
+            at = trial.draw.randrange(consumers)
+            processes[at].kill()
+            processes[at].wait()
+            processes[at] = consumer(cluster)
+            trial.fault()
+            now = kv.range(prefix=DONE, count_only=True).count
+            free = items - now > kv.range(prefix="queue/.queue/claims/", count_only=True).count
+            if now > done or not free:
+                done, moved = now, time.monotonic()
+            longest = max(longest, time.monotonic() - moved)
+            assert longest < SOON, "there are items that nobody has, and nobody takes one"
+        found = kv.range(prefix=DONE).entries
+        twice = [entry.key for entry in found if entry.version > 1]
+        assert len(found) == items and not twice, f"done twice: {twice}"
+        assert not kv.range(prefix="queue/.queue/claims/").entries, "claims are left"
+        outcome = trial.verify()
+    note = f"{items:,} items done once each by {consumers} processes, {longest:.1f} s without one"
     return dataclasses.replace(outcome, note=note)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from paxon.kvstore import PaxonError
-from tests.faults.coordination import coordination
+from tests.faults.coordination import claims, coordination
 from tests.faults.crowds import CROWDS, crowds
 from tests.faults.disks import (
     disk_full,
@@ -142,3 +142,8 @@ def test_leases_last_as_long_as_they_were_granted_by_whatever_clock(tmp_path: Pa
 
 def test_recipes_work_while_leaders_are_killed(tmp_path: Path) -> None:
     judge(coordination(tmp_path, sized(3.0, 60.0)))
+
+
+@pytest.mark.skipif(not SOAK, reason="the test above has two such processes")
+def test_ten_consumers_do_a_thousand_items_though_they_are_killed(tmp_path: Path) -> None:
+    judge(claims(tmp_path, 1000, 10))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 from collections import Counter
 from collections.abc import Iterator, Mapping, MutableMapping, MutableSequence, MutableSet
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -180,20 +178,3 @@ def test_by_themselves_they_are_plain_containers() -> None:
     prices: ReplicatedDict[str, float] = ReplicatedDict()
     prices.update(tea=1.0)
     assert (list(names), dict(prices)) == (["ann"], {"tea": 1.0})
-
-
-PYSYNCOBJ = {"Counter": 14, "Dictionary": 15, "Jobs": 27}
-"""Lines of the classes of its examples: counter.py, kvstorage.py, and the queue of its batteries
-(put, get, sizes; nothing in it comes back)."""
-
-
-def test_the_examples_take_no_more_lines_than_those_of_pysyncobj() -> None:
-    path = Path(__file__).parents[2] / "examples" / "own_class.py"
-    text = path.read_text(encoding="utf-8")
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.ClassDef):
-            doc = node.body[0].end_lineno if ast.get_docstring(node) else node.lineno
-            lines = text.splitlines()[(doc or 0) : node.end_lineno]
-            count = 1 + sum(bool(line.strip()) for line in lines)
-            assert count <= PYSYNCOBJ.pop(node.name), node.name
-    assert not PYSYNCOBJ
