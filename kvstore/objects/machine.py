@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import blake2b
@@ -105,6 +106,7 @@ class ObjectMachine(StateMachine):
             self._initial[name] = initial = self._encode_field(name)
             if name not in replicated.__dict__:  # (else it would change the class's own)
                 object.__setattr__(replicated, name, self._decode_field(name, initial))
+        _check_beginning(type(replicated), definition)
         self._be_in(definition.newest)
 
     # --- what the core tells ---------------------------------------------------------------------
@@ -323,6 +325,21 @@ class ObjectMachine(StateMachine):
     def digest(self) -> str:
         head = encode([self._moment.seed, self.version])
         return blake2b(head + self.snapshot(), digest_size=16).hexdigest()
+
+
+def _check_beginning(cls: type, definition: Definition) -> None:
+    """Refuse a class whose objects do not begin alike, as far as two of them tell."""
+    try:
+        inspect.signature(cls).bind()
+    except TypeError:  # it takes arguments
+        return
+    one, other = cls(), cls()
+    for name in definition.fields:
+        if encode(getattr(one, name)) != encode(getattr(other, name)):
+            raise TypeError(
+                f"{definition.name}.__init__ sets self.{name} to something else each time, and "
+                "every server has its own object: have a command set it"
+            )
 
 
 def wrong_arguments(error: Exception) -> str:

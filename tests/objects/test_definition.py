@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from types import FunctionType
 from typing import Annotated, Any, ClassVar
+from uuid import uuid4
 
 import pytest
 
@@ -277,6 +278,20 @@ def test_a_field_that_init_leaves_out_or_fills_wrongly_is_refused() -> None:
         def __init__(self) -> None:
             self.count: int = "three"  # type: ignore[assignment]
 
+    class Drawn(Replicated):
+        def __init__(self, by: int = 3) -> None:
+            self.count: int = by
+            self.token: str = uuid4().hex
+
+    class Given(Replicated):
+        def __init__(self, token: str) -> None:
+            self.token: str = token
+
+    refused(
+        "Drawn.__init__ sets self.token to something else each time, and every server has its own",
+        lambda: machine_of(Drawn()),
+    )
+    assert machine_of(Given("a"))
     refused("Absent.__init__ does not set self.count", lambda: machine_of(Absent()))
     refused("Wrong.count: expected int, got str", lambda: machine_of(Wrong()))
 
