@@ -36,12 +36,12 @@ from paxon.actors.messages import (
     SessionOpened,
 )
 from paxon.actors.records.configuration import Configuration, decode_config, is_config
-from tests.count_books import DiskBooks
-from tests.lease_books import Age, LeaseBooks
-from tests.making_books import MakingBooks
-from tests.member_books import MemberBooks
+from tests.books.count import DiskBooks
+from tests.books.lease import Age, LeaseBooks
+from tests.books.making import MakingBooks
+from tests.books.member import MemberBooks
+from tests.books.store import StoreBooks
 from tests.predicates import PREDICATES, InvariantBroken, require
-from tests.store_books import StoreBooks
 
 if TYPE_CHECKING:
     from paxon.actors import PaxosServer

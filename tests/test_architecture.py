@@ -257,9 +257,15 @@ def test_no_function_is_too_long_to_be_read_at_once() -> None:
 
 
 def test_no_folder_holds_too_much_to_be_overlooked() -> None:
-    folders = {path.parent for path in all_sources()}
+    folders = {path.parent for path in [*all_sources(), *sources("tests")]}
     counts = {name_of(folder): len(list(folder.glob("*.py"))) for folder in folders}
     assert not {name: count for name, count in counts.items() if count > MAX_FILES}
+
+
+def test_the_page_of_the_tests_names_every_folder_of_them() -> None:
+    page = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    folders = {name_of(path.parent) for path in sources("tests")} - {"tests"}
+    assert not [name for name in sorted(folders) if f"`{name}/`" not in page]
 
 
 def test_every_folder_says_in_which_order_to_read_it() -> None:

@@ -23,7 +23,7 @@ from paxon.bench.harness.load import (
 from paxon.bench.harness.workloads import Workload
 from paxon.bench.scale.load import SessionLink
 from paxon.kvstore import InvalidRequest, PaxonError
-from tests.kvstore.fake_cluster import SocketCluster
+from tests.kvstore.client.fake_cluster import SocketCluster
 
 
 class FakeFuture:

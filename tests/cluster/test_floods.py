@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from paxon.kvstore import Client, LocalCluster
-from tests.faults.floods import FLOODS, FULL, LARGE, MEMORY, MIB, Flood, memory_watched
+from tests.faults.flooding.floods import FLOODS, FULL, LARGE, MEMORY, MIB, Flood, memory_watched
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 

@@ -13,7 +13,7 @@ import pytest
 
 from paxon import Client, ClientClosed, Compacted, Event, PaxonError, Watch
 from tests.cluster.helpers import are_level, wait_until
-from tests.faults.network import RelayedCluster
+from tests.faults.networks.network import RelayedCluster
 from tests.soak import sized
 
 pytestmark = pytest.mark.process

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.coordination.clocks import Clocks, jumping_clocks
-from tests.faults.network import RelayedCluster
+from tests.faults.networks.network import RelayedCluster
 
 
 @pytest.fixture(scope="package")

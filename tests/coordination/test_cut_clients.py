@@ -35,7 +35,7 @@ from paxon.kvstore.client.calls.calls import Increment
 from paxon.kvstore.client.leases.requests import Grant, GrantFor, Revoke, new_id
 from tests.cluster.helpers import wait_until
 from tests.coordination.clocks import Clocks
-from tests.faults.network import RelayedCluster
+from tests.faults.networks.network import RelayedCluster
 from tests.unknown import executed_of, unknown_of
 from tests.waiting import happens_soon
 

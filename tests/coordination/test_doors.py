@@ -22,7 +22,7 @@ from paxon.kvstore.store.leases import MAX_LEASE_KEYS
 from paxon.kvstore.store.operations import MAX_KEY_BYTES, MAX_TXN_OPERATIONS, MAX_VALUE_BYTES
 from paxon.kvstore.store.state import MAX_REVISION_BYTES
 from tests.cluster.helpers import are_level, wait_until
-from tests.faults.network import RelayedCluster
+from tests.faults.networks.network import RelayedCluster
 from tests.faults.trial import at_once
 from tests.soak import SOAK
 

@@ -14,7 +14,7 @@ from paxon.kvstore.client.leases.requests import Grant, new_id
 from tests.cluster.helpers import wait_until
 from tests.coordination.test_cut_clients import acquired
 from tests.course.support import together
-from tests.faults.network import RelayedCluster
+from tests.faults.networks.network import RelayedCluster
 from tests.faults.trial import at_once
 from tests.soak import SOAK, sized
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from paxon.kvstore.cluster.status import ServerStatus
 from tests.cluster.helpers import wait_until
-from tests.faults.network import RelayedCluster
+from tests.faults.networks.network import RelayedCluster
 from tests.faults.probes import LogProbe, check_logs
 from tests.faults.trial import LOSSY
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.course.support import check_at_rest, counters, together
-from tests.faults.network import RelayedCluster
+from tests.faults.networks.network import RelayedCluster
 from tests.faults.probes import LogProbe
 from tests.soak import sized
 

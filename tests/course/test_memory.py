@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster.helpers import wait_until
 from tests.course.support import LOSSY, check_at_rest, retained_bytes
-from tests.faults.network import RelayedCluster
+from tests.faults.networks.network import RelayedCluster
 from tests.faults.probes import LogProbe
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]

@@ -11,7 +11,7 @@ import pytest
 from paxon.kvstore import RequestTimeout
 from tests.course.support import check_at_rest
 from tests.faults.load import Load
-from tests.faults.network import MAIN, Node, RelayedCluster
+from tests.faults.networks.network import MAIN, Node, RelayedCluster
 from tests.faults.probes import LogProbe, check_logs
 from tests.soak import sized
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.course.support import LOSSY, check_at_rest
 from tests.faults.load import Load
-from tests.faults.network import MAIN, RelayedCluster
+from tests.faults.networks.network import MAIN, RelayedCluster
 from tests.faults.probes import LogProbe, check_logs
 from tests.soak import sized
 

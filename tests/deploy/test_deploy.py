@@ -21,8 +21,8 @@ import yaml
 from paxon.kvstore.cluster.backup import verify
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.transport import CurveKeys
+from tests.cluster.commands.test_metrics import get, opened, serving
 from tests.cluster.helpers import environment, paxon_here
-from tests.cluster.test_metrics import get, opened, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -15,8 +15,8 @@ import pytest
 
 from paxon.kvstore.client.client import CommandClient
 from paxon.kvstore.cluster.notify import Notifier
+from tests.cluster.commands.test_metrics import Stuck, serving
 from tests.cluster.helpers import PAXON, environment, wait_until
-from tests.cluster.test_metrics import Stuck, serving
 from tests.ports import own_ports
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from paxon import Client, NotAcquired
 from paxon.kvstore.etcd.messages import decode, encode, message
-from tests.etcd.test_etcdctl import Etcdctl
+from tests.etcd.others.test_etcdctl import Etcdctl
 from tests.etcd.tools import Gateway, Grpc, refusal
 from tests.waiting import wait_until
 

@@ -18,8 +18,8 @@ import pytest
 
 from paxon.kvstore.errors import InvalidRequest
 from paxon.kvstore.etcd.process import Listening
+from tests.etcd.others.test_etcdctl import Etcdctl
 from tests.etcd.test_bad_input import until_closed
-from tests.etcd.test_etcdctl import Etcdctl
 from tests.etcd.tools import Gateway, Grpc
 
 EXTENSIONS = "subjectAltName=DNS:localhost,IP:127.0.0.1"

@@ -18,7 +18,7 @@ from paxon.actors.messages import StatusReply
 from paxon.kvstore import Client, Overloaded, PaxonError
 from paxon.kvstore.cluster.local_cluster import ClusterError
 from tests.cluster.helpers import wait_until
-from tests.faults.network import RelayedCluster
+from tests.faults.networks.network import RelayedCluster
 from tests.faults.trial import Outcome, Trial
 
 __all__ = [

@@ -17,9 +17,9 @@ from typing import IO, Any, TypeVar
 from paxon.actors import ServerId
 from paxon.kvstore import Client
 from tests.cluster.helpers import wait_until
-from tests.faults.commanded import Commanded, Process
-from tests.faults.namespaces import CLONE_NEWNET, in_thread
-from tests.faults.network import MAIN
+from tests.faults.networks.commanded import Commanded, Process
+from tests.faults.networks.namespaces import CLONE_NEWNET, in_thread
+from tests.faults.networks.network import MAIN
 from tests.faults.pauses import WholeNetwork
 from tests.faults.trial import Outcome, Trial
 from tests.ports import own_ports

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from tests.faults.namespaces import NamespacedCluster, Switch, inside
-from tests.faults.network import MAIN
+from tests.faults.networks.namespaces import NamespacedCluster, Switch, inside
+from tests.faults.networks.network import MAIN
 from tests.faults.scenarios import INSIDE, OUTSIDE, leader_cut_off, partial_partition
 from tests.faults.trial import Outcome, Trial
 

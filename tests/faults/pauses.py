@@ -15,7 +15,7 @@ from paxon.actors import ServerId
 from paxon.kvstore import Client
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from tests.cluster.helpers import wait_until
-from tests.faults.network import MAIN, Node
+from tests.faults.networks.network import MAIN, Node
 from tests.faults.trial import Outcome, Trial
 
 __all__ = ["WholeNetwork", "PlainCluster", "pauses"]

@@ -15,8 +15,8 @@ from paxon.kvstore.client.client import Future
 from paxon.kvstore.client.leader_search import CoreOptions
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from tests.cluster.helpers import wait_until
-from tests.faults.floods import floods
-from tests.faults.network import MAIN, RelayedCluster
+from tests.faults.flooding.floods import floods
+from tests.faults.networks.network import MAIN, RelayedCluster
 from tests.faults.trial import Faulty, Outcome, Trial, at_once
 
 __all__ = ["SCENARIOS", "Scenario"]

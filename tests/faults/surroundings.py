@@ -12,7 +12,7 @@ from pathlib import Path
 
 import loguru
 
-from tests.faults.network import RelayedCluster
+from tests.faults.networks.network import RelayedCluster
 from tests.faults.trial import Outcome, Trial
 
 __all__ = ["surroundings"]

@@ -9,7 +9,6 @@ import pytest
 
 from paxon.kvstore import PaxonError
 from tests.faults.coordination import claims, coordination
-from tests.faults.crowds import CROWDS, crowds
 from tests.faults.disks import (
     disk_full,
     flipped_byte,
@@ -18,10 +17,11 @@ from tests.faults.disks import (
     tight_disks,
     tight_disks_with_one_down,
 )
+from tests.faults.flooding.crowds import CROWDS, crowds
 from tests.faults.hosts import clocks, names, no_names, no_other_clocks
 from tests.faults.kernel_scenarios import partitions_by_kernel, weather_by_kernel
-from tests.faults.namespaces import no_namespaces, no_netem
-from tests.faults.network import RelayedCluster
+from tests.faults.networks.namespaces import no_namespaces, no_netem
+from tests.faults.networks.network import RelayedCluster
 from tests.faults.scenarios import OUTSIDE, SCENARIOS
 from tests.faults.surroundings import surroundings
 from tests.faults.trial import Outcome

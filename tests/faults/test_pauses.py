@@ -11,7 +11,7 @@ import zmq
 
 from paxon.transport import Context, LinkMonitor, end_when_vanished
 from tests.cluster.helpers import wait_until
-from tests.faults.namespaces import PEER_PORT, Switch, inside, no_namespaces
+from tests.faults.networks.namespaces import PEER_PORT, Switch, inside, no_namespaces
 from tests.faults.pauses import pauses
 from tests.soak import SOAK
 

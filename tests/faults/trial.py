@@ -16,7 +16,7 @@ from paxon.kvstore.client.leader_search import CoreOptions
 from paxon.kvstore.cluster.status import ServerStatus
 from tests.cluster.helpers import wait_until
 from tests.faults.load import Load, Verified
-from tests.faults.network import MAIN, Node
+from tests.faults.networks.network import MAIN, Node
 
 __all__ = ["LOSSY", "Faulty", "Outcome", "Trial", "all_equal", "at_once"]
 

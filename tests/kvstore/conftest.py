@@ -9,7 +9,7 @@ import pytest
 
 from paxon import Client, RequestTimeout
 from paxon.testing import MemoryCluster
-from tests.kvstore.fake_cluster import SocketCluster
+from tests.kvstore.client.fake_cluster import SocketCluster
 
 
 @pytest.fixture

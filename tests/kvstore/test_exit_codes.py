@@ -8,7 +8,7 @@ from paxon.kvstore import Client, OutcomeUnknown, RequestTimeout
 from paxon.kvstore.cli import exit_codes
 from paxon.kvstore.errors import InvalidRequest, OperationFailed
 from tests.cluster.helpers import paxon_here
-from tests.kvstore.fake_cluster import SocketCluster
+from tests.kvstore.client.fake_cluster import SocketCluster
 
 
 def test_they_are_distinct_and_told() -> None:

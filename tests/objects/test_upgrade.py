@@ -24,7 +24,7 @@ from paxon import (
     proxy,
 )
 from tests.cluster.helpers import wait_until
-from tests.faults.network import RelayedCluster
+from tests.faults.networks.network import RelayedCluster
 from tests.objects.upgrades import FIRST, SECOND
 from tests.unknown import executed_of, unknown_of
 from tests.waiting import happens_soon

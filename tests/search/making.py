@@ -1,7 +1,7 @@
 """The making of a cluster, from fresh directories: every order of events, on the real servers.
 
 The other starts begin when the cluster is in force. Here servers introduce themselves, die, lose
-their directories and come back with empty ones, and `tests/making_books.py` judges what becomes
+their directories and come back with empty ones, and `tests/books/making.py` judges what becomes
 durable. Only introductions travel: once in force, a server may try to promise, and that is all.
 Members of another cluster, in force, introduce themselves to everybody, unasked.
 
@@ -22,8 +22,8 @@ from paxon.actors.execution.agreed import encode_agreed, first_agreed
 from paxon.actors.messages import Introduction, Made, PeerMessage, ServerReply
 from paxon.actors.records.making import NotAMember
 from paxon.transport import Burst, BurstInbox
+from tests.books.making import MakingBooks
 from tests.harness import Register
-from tests.making_books import MakingBooks
 from tests.quiet import QuietNetwork
 from tests.search.images import always
 from tests.search.steps import StandingClock

@@ -596,5 +596,5 @@ plant(
 )
 
 
-import tests.search.planted_counts  # noqa: E402 (these two add their own to the list)
-import tests.search.planted_leases  # noqa: E402, F401
+import tests.search.bugs.counts  # noqa: E402 (these two add their own to the list)
+import tests.search.bugs.leases  # noqa: E402, F401

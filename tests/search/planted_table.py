@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from loguru import logger
 
 from tests.search.__main__ import run_start
+from tests.search.bugs.bounds import BOUNDS
+from tests.search.bugs.coordination import COORDINATION
+from tests.search.bugs.digests import DIGESTS, DigestBug
+from tests.search.bugs.making import MAKING
+from tests.search.bugs.objects import OBJECTS, ObjectBug
 from tests.search.planted import PLANTED, PlantedBug
-from tests.search.planted_bounds import BOUNDS
-from tests.search.planted_coordination import COORDINATION
-from tests.search.planted_digests import DIGESTS, DigestBug
-from tests.search.planted_making import MAKING
-from tests.search.planted_objects import OBJECTS, ObjectBug
 from tests.search.starts import MAKING_STARTS, STARTS
 from tests.search.walks import walk
 from tests.search.world import Violation

@@ -30,12 +30,12 @@ from paxon.actors.messages import (
 )
 from paxon.actors.records.configuration import Configuration
 from paxon.kvstore.store.operations import Events, Put, Range, encode_operations, encode_results
+from tests.books.store import GUARDED, StoreBooks
 from tests.invariants import ClusterWatch
-from tests.kvstore import model
+from tests.kvstore.store import model
 from tests.messages import beat, promise
 from tests.predicates import InvariantBroken
 from tests.simulation.test_lost_disks import knows, sealed
-from tests.store_books import GUARDED, StoreBooks
 
 ONE, TWO, HIGHER = Ballot(1, 1), Ballot(1, 2), Ballot(2, 1)
 NEXT = Ballot.first_of(1).next_for(1)

@@ -8,9 +8,9 @@ import pytest
 from loguru import logger
 
 from tests.search.__main__ import run_start
+from tests.search.bugs.making import MAKING
 from tests.search.making import MakingBudget, MakingSearch
 from tests.search.planted import PlantedBug
-from tests.search.planted_making import MAKING
 from tests.search.starts import MAKING_STARTS, STARTS
 from tests.search.world import Violation
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from loguru import logger
 
-from tests.protocol import test_changes as changes
+from tests.protocol.members import test_changes as changes
 from tests.search.__main__ import run_start
+from tests.search.bugs.membership import MEMBERSHIP
 from tests.search.planted import PlantedBug
-from tests.search.planted_membership import MEMBERSHIP
 from tests.search.starts import STARTS
 from tests.search.world import Violation
 from tests.simulation import draw_plan, run

@@ -27,8 +27,8 @@ from paxon.kvstore.store.operations import (
 from paxon.transport import ForeignCluster
 from tests import linearizability
 from tests.invariants import InvariantBroken
+from tests.simulation.about.pairs import PAIRS, pair
 from tests.simulation.node import CLIENT_PLACE
-from tests.simulation.pairs import PAIRS, pair
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

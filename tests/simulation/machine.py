@@ -22,9 +22,9 @@ from paxon.actors.messages import Batch, Made, Place
 from paxon.actors.records.configuration import Configuration
 from paxon.kvstore.store.operations import decode_results, is_refusal
 from paxon.kvstore.store.store import KVStore
+from tests.books.store import StoreBooks
 from tests.invariants import ClusterWatch
 from tests.predicates import InvariantBroken
-from tests.store_books import StoreBooks
 
 __all__ = ["SimulatedClock", "SimulatedCrash", "SimulatedDisk", "WatchedStore", "tap"]
 

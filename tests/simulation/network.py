@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from paxon.actors import ServerId
 from paxon.actors.messages import PeerMessage, ServerReply
 from tests.quiet import QuietNetwork
-from tests.simulation.bounds import UnreadFrames
+from tests.simulation.about.bounds import UnreadFrames
 from tests.simulation.plan import NetworkPlan
 
 if TYPE_CHECKING:

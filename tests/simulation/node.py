@@ -24,7 +24,7 @@ from paxon.actors.records.making import NotAMember, Retired
 from paxon.transport import Burst, BurstInbox, ForeignCluster
 from tests.invariants import ClusterWatch, DiskBooks, InvariantBroken
 from tests.protocol.watched import tap_leases
-from tests.simulation.bounds import UnreadFrames
+from tests.simulation.about.bounds import UnreadFrames
 from tests.simulation.machine import (
     SimulatedClock,
     SimulatedCrash,

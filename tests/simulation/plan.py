@@ -14,10 +14,10 @@ from typing import Any, get_args
 import msgspec
 
 from paxon.actors.settings import PolicyName
-from tests.simulation.bounds import draw_bounds
-from tests.simulation.coordination import CoordinationPlan, draw_coordination
-from tests.simulation.membership import draw_membership
-from tests.simulation.variety import draw_changes, draw_own
+from tests.simulation.about.bounds import draw_bounds
+from tests.simulation.about.coordination import CoordinationPlan, draw_coordination
+from tests.simulation.about.membership import draw_membership
+from tests.simulation.about.variety import draw_changes, draw_own
 
 __all__ = ["Fault", "Plan", "NetworkPlan", "ClientPlan", "FAULT_KINDS", "draw_plan"]
 
@@ -142,7 +142,7 @@ class Plan(msgspec.Struct):
     own: list[list[dict[str, Any]]] = []
     """Per server the settings of its own, for each of its lives in turn; empty: all are alike."""
     bounds: dict[str, int | float] = {}
-    """Smaller bounds than in earnest, by name (tests/simulation/bounds.py)."""
+    """Smaller bounds than in earnest, by name (tests/simulation/about/bounds.py)."""
     made: bool = True
     """Whether the cluster is in force before the run begins; else the servers have to make it."""
     spare: int = 0

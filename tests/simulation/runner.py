@@ -11,11 +11,11 @@ from loguru import logger
 from paxon.kvstore.store.operations import Get, Put
 from tests.invariants import InvariantBroken, require
 from tests.linearizability import Verdict, check
-from tests.simulation.bounds import bounded
+from tests.simulation.about.bounds import bounded
+from tests.simulation.about.coordination import coordinated
+from tests.simulation.about.coordinator import Coordinator
+from tests.simulation.about.lasting import leave_broken, mend
 from tests.simulation.client import FOREVER, SimulatedClient
-from tests.simulation.coordination import coordinated
-from tests.simulation.coordinator import Coordinator
-from tests.simulation.lasting import leave_broken, mend
 from tests.simulation.plan import Plan
 from tests.simulation.world import World
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests.search.bugs.making import MAKING
 from tests.search.planted import PlantedBug
-from tests.search.planted_making import MAKING
 from tests.simulation.plan import draw_plan
 from tests.simulation.runner import run
 

@@ -17,13 +17,12 @@ from paxon.actors.messages import ChangeSettings, TransferLeader
 from paxon.actors.records import rounds
 from paxon.kvstore.store.store import KVStore
 from paxon.transport import Burst
+from tests.books.store import StoreBooks
 from tests.harness import change_members, make_cluster
 from tests.invariants import ClusterWatch, require
 from tests.linearizability import Recorder
-from tests.simulation.client import SimulatedClient
-from tests.simulation.coordinator import Coordinator
-from tests.simulation.machine import SimulatedDisk
-from tests.simulation.membership import (
+from tests.simulation.about.coordinator import Coordinator
+from tests.simulation.about.membership import (
     Administrator,
     changes_for,
     leads_for_itself,
@@ -31,13 +30,14 @@ from tests.simulation.membership import (
     notices,
     was_member,
 )
+from tests.simulation.about.pairs import Pairs
+from tests.simulation.about.variety import new_values
+from tests.simulation.client import SimulatedClient
+from tests.simulation.machine import SimulatedDisk
 from tests.simulation.network import SimulatedNetwork
 from tests.simulation.node import CLUSTER, Node
-from tests.simulation.pairs import Pairs
 from tests.simulation.plan import LEADER, Fault, Plan
 from tests.simulation.trace import Trace
-from tests.simulation.variety import new_values
-from tests.store_books import StoreBooks
 
 __all__ = ["World"]
 
@@ -101,7 +101,7 @@ class World:
         self.administrators: dict[int, Administrator] = {}
         """By the numbers of the changes that they ask for."""
         self.fickle: set[int] = set()
-        """Servers whose state machine is at fault (tests/simulation/test_divergence.py)."""
+        """Servers whose state machine is at fault (tests/simulation/about/test_divergence.py)."""
         self.contradicted: dict[int, str] = {}
         """Of these, who has stopped because a majority executed something else; and why."""
         self.answered = 0
@@ -400,7 +400,7 @@ class World:
 
     def _fault_restored(self, fault: Fault) -> None:
         """Some machines are taken for a cluster that is restored from a backup, for a while."""
-        from tests.simulation.backups import start_restored
+        from tests.simulation.about.backups import start_restored
 
         for server in start_restored(self, fault):
             self.faults["restored_server"] += 1

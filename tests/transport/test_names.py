@@ -19,7 +19,7 @@ from paxon.kvstore.client.addresses import free_ports
 from paxon.transport import Context, LinkMonitor, binding, monitor
 from paxon.transport.binding import bind, dialled, in_ephemeral_range, is_host_name
 from tests.cluster.helpers import wait_until
-from tests.faults.namespaces import Switch, inside, no_namespaces
+from tests.faults.networks.namespaces import Switch, inside, no_namespaces
 
 BOTH = [
     (socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0)),

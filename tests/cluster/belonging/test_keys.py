@@ -1,0 +1,252 @@
+"""Clusters with CURVE keys: `paxon keygen`, keys in the cluster file, and who is let in."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import zmq
+
+from paxon.kvstore import (
+    AsyncClient,
+    Client,
+    ClusterUnavailable,
+    InvalidRequest,
+    PaxonError,
+    RequestTimeout,
+)
+from paxon.kvstore.client.keys import Keyring, secure_with
+from paxon.kvstore.cluster.cluster_file import ClusterDescription
+from paxon.kvstore.cluster.local_cluster import LocalCluster
+from paxon.kvstore.cluster.status import agreed_leader, look_around
+from paxon.transport import CurveKeys, TransportError
+from tests.cluster.commands.test_server_command import refused, serving
+from tests.cluster.helpers import captured_logs, one_sentence, paxon_here, write_cluster_file
+
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.skipif(not zmq.has("curve"), reason="this libzmq has no CURVE"),
+]
+
+
+def keygen(path: Path) -> str:
+    """What `paxon keygen` prints: a line for the cluster file."""
+    done = paxon_here("keygen", str(path))
+    assert done.returncode == 0, done
+    return done.stdout.decode()
+
+
+def with_keys(directory: Path, servers: list[int], extra: str = "") -> Path:
+    """A cluster file whose servers have keys, in files where each looks for its own."""
+    path = write_cluster_file(directory / "secret.toml", servers, extra=extra)
+    text = path.read_text()
+    for server in servers:
+        line = keygen(directory / f"server-{server}.key")
+        text = text.replace(f"id = {server}\n", f"id = {server}\n{line}")
+    path.write_text(text)
+    return path
+
+
+def server_keys(path: Path) -> dict[str, str]:
+    description = ClusterDescription.read(path)
+    return {description.client_addresses[s]: key for s, key in description.public_keys.items()}
+
+
+def test_keygen_makes_a_pair_once(tmp_path: Path) -> None:
+    path = tmp_path / "me.key"
+    line = paxon_here("keygen", str(path)).stdout.decode()
+    assert line == keygen(path) == f'public_key = "{CurveKeys.load(path).public}"\n'
+    path.chmod(0o644)
+    done = paxon_here("keygen", str(path))
+    assert done.returncode == 1
+    assert "chmod 600" in one_sentence(done)
+
+
+def test_three_servers_with_keys_agree_and_let_in_who_knows_theirs(tmp_path: Path) -> None:
+    file = with_keys(tmp_path, [1, 2, 3])
+    cluster = ("--cluster", str(file))
+    with ExitStack() as stack:
+        for server in (1, 2, 3):
+            stack.enter_context(serving(file, server))
+        assert paxon_here("put", "key", "value", *cluster).returncode == 0
+        assert paxon_here("get", "key", *cluster).stdout == b"value"
+        done = paxon_here("status", *cluster)
+        assert done.returncode == 0
+        assert done.stdout.count(b"follower") == 2
+        assert b"3 of 3 servers answer" in paxon_here("doctor", *cluster).stdout
+        # In plain nobody is heard.
+        address = next(iter(server_keys(file)))
+        done = paxon_here("get", "key", "--cluster", address, "--timeout", "1")
+        assert done.returncode == 5
+        assert "refuses a client without a key" in done.stderr.decode()
+        assert "no server answered" in one_sentence(done)
+        _wrong_and_unknown_keys(file, server_keys(file))
+
+
+def _wrong_and_unknown_keys(file: Path, known: dict[str, str]) -> None:
+    """Each has its own sentence, in whatever way it is asked, and nothing is logged."""
+    said = "amid the handshake, as a server does whose public key is not the one"
+    wrong = {address: CurveKeys.generate().public for address in known}
+
+    async def ask() -> None:
+        async with AsyncClient(list(wrong), timeout=0.5, secure=secure_with(wrong)) as client:
+            await client.get("key")
+
+    with captured_logs() as lines:
+        with pytest.raises(ClusterUnavailable, match=said):
+            asyncio.run(ask())
+        for address in known.keys() - {leading(known)}:
+            secure = secure_with({address: known[address]})
+            with Client(address, timeout=0.5, secure=secure) as client:
+                match = "leads at .*no public key is known for this address: give"
+                with pytest.raises(RequestTimeout, match=match):
+                    client.put("key", "other")
+    assert lines == []
+    text = file.read_text()
+    for address, key in known.items():
+        text = text.replace(key, wrong[address])
+    other = file.with_name("wrong.toml")
+    other.write_text(text)
+    cluster = ("--cluster", str(other), "--timeout", "0.5")
+    done = paxon_here("put", "key", "other", *cluster)
+    assert done.returncode == 5
+    assert said in one_sentence(done)
+    done = paxon_here("status", *cluster)
+    assert done.returncode == 5
+    assert done.stderr.decode().count(said) == 3
+    done = paxon_here("doctor", "--cluster", str(other))
+    assert done.stdout.decode().count(said) == 3
+
+
+def leading(known: dict[str, str]) -> str:
+    """The address of the server that leads."""
+    addresses = dict(enumerate(known, 1))
+    rows = look_around(addresses, 5.0, secure_with(known))
+    leader = agreed_leader({row.server: row.reply for row in rows if row.reply})
+    assert leader is not None
+    return addresses[leader]
+
+
+def test_only_known_clients_are_let_in(tmp_path: Path) -> None:
+    known = CurveKeys.generate()
+    known.save(tmp_path / "known.key")
+    file = with_keys(tmp_path, [1], extra=f'client_keys = ["{known.public}"]')
+    cluster = ("--cluster", str(file))
+    with serving(file):
+        done = paxon_here("put", "key", "value", *cluster, "--key", str(tmp_path / "known.key"))
+        assert done.returncode == 0, done
+        done = paxon_here("get", "key", *cluster, "--timeout", "1")
+        assert done.returncode == 5
+        assert "refuses the key of this client" in done.stderr.decode()
+        keys = server_keys(file)
+        with Client(list(keys), timeout=10.0, secure=secure_with(keys, known)) as client:
+            assert client.get("key") == b"value"
+        stranger = secure_with(keys, CurveKeys.generate())
+        with (
+            Client(list(keys), timeout=1.0, secure=stranger) as client,
+            pytest.raises(PaxonError),
+        ):
+            client.get("key")
+
+
+def test_a_key_file_that_is_missing_open_or_anothers_is_refused(tmp_path: Path) -> None:
+    file = with_keys(tmp_path, [1])
+    own = tmp_path / "server-1.key"
+    own.chmod(0o640)
+    assert "chmod 600" in refused(file)
+    own.unlink()
+    assert "cannot read the key file" in refused(file)
+    keygen(own)
+    sentence = refused(file)
+    assert "another key than the cluster file gives server 1" in sentence
+    assert CurveKeys.load(own).public in sentence
+    assert not (tmp_path / "server-1").exists()
+
+
+def test_a_key_for_a_cluster_without_keys_is_wrong_usage(tmp_path: Path) -> None:
+    file = write_cluster_file(tmp_path / "plain.toml", [1])
+    keygen(tmp_path / "me.key")
+    for cluster in (str(file), "tcp://127.0.0.1:7111"):
+        done = paxon_here("get", "key", "--cluster", cluster, "--key", str(tmp_path / "me.key"))
+        assert done.returncode == 2
+        assert b"public keys" in done.stderr
+
+
+def test_a_client_goes_nowhere_without_a_key() -> None:
+    """Not even where a server sends it."""
+    secure = secure_with({"localhost:7111": CurveKeys.generate().public})
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        secure(socket, "tcp://localhost:7111")
+        assert socket.getsockopt(zmq.MECHANISM) == zmq.CURVE
+    with (
+        zmq.Context() as context,
+        context.socket(zmq.DEALER) as socket,
+        pytest.raises(ValueError, match="no public key is known"),
+    ):
+        secure(socket, "tcp://127.0.0.1:9")
+
+
+def test_keys_of_servers_are_checked_at_once() -> None:
+    with pytest.raises(TransportError, match="a key has 40 characters"):
+        secure_with({"localhost:7111": "short"})
+    with pytest.raises(InvalidRequest):
+        secure_with({"local host": CurveKeys.generate().public})
+
+
+def test_nobody_is_given_the_key_of_another_member(tmp_path: Path) -> None:
+    """The log knows no key that only files have, and the others would lock that member out."""
+    file = with_keys(tmp_path, [1, 2])
+    key = ClusterDescription.read(file).servers[2].public_key
+    for what in ("move", "replace"):
+        given = ("--public-key", key, "--cluster", str(file), "--timeout", "0.2")
+        done = paxon_here("member", what, "1", *given)
+        assert done.returncode == 2
+        assert "that is server 2's" in done.stderr.decode()
+
+
+def test_a_client_that_was_refused_is_let_in_once_it_is_known(tmp_path: Path) -> None:
+    newcomer = CurveKeys.generate()
+    file = with_keys(tmp_path, [1], extra="client_keys = []")
+    keys = server_keys(file)
+    with Client(list(keys), timeout=20.0, secure=secure_with(keys, newcomer)) as client:
+        with serving(file) as server:
+            with pytest.raises(PaxonError):
+                client.put("key", b"value", timeout=1.0)
+            assert server.end()[0] == 0
+        file.write_text(file.read_text().replace("[]", f'["{newcomer.public}"]'))
+        with serving(file):
+            client.put("key", b"value")
+            assert client.get("key") == b"value"
+
+
+def test_a_local_cluster_with_keys_lets_in_its_own_clients_and_nobody_in_plain(
+    tmp_path: Path,
+) -> None:
+    """Its file holds the public keys, by which the command finds its way; a restart keeps them."""
+    with LocalCluster(3, tmp_path, keys=True) as cluster:
+        with cluster.client(timeout=60.0) as kv:
+            kv.put("key", "value")
+            assert kv.transfer_leader(timeout=60.0) in cluster.servers
+        file = str(tmp_path / "cluster.toml")
+        assert paxon_here("get", "key", "--cluster", file).stdout == b"value"
+        with Client(cluster.addresses, timeout=0.5) as plain, pytest.raises(PaxonError):
+            plain.get("key")
+        held = ClusterDescription.read(Path(file)).public_keys
+    assert len(set(held.values())) == 3
+    again = LocalCluster(3, tmp_path, keys=True)
+    with again, again.client(timeout=60.0) as kv:
+        assert kv.get("key") == b"value"
+    assert ClusterDescription.read(Path(file)).public_keys == held
+
+
+def test_a_key_belongs_to_a_server_wherever_it_is_told_to_be() -> None:
+    one, two = CurveKeys.generate().public, CurveKeys.generate().public
+    known: dict[str | int, str] = {"tcp://a:1": one, 2: two}
+    ring = secure_with(known)
+    assert isinstance(ring, Keyring)
+    ring.learn({1: "tcp://a:1", 2: "tcp://b:1", 3: "tcp://c:1"})  # nobody gave a key for server 3
+    assert ring._by_address == {"tcp://a:1": one, "tcp://b:1": two}
+    ring.learn({1: "tcp://b:1", 2: "tcp://a:1"})  # they have exchanged their addresses
+    assert ring._by_address == {"tcp://a:1": two, "tcp://b:1": one}

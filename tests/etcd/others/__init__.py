@@ -1,0 +1,1 @@
+"""Others' software in front of Paxon: etcdctl, Patroni, tooz, the suites of Python's clients."""

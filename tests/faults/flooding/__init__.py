@@ -1,0 +1,1 @@
+"""Clients that ask for too much, and what they leave the others."""

@@ -1,0 +1,1 @@
+"""What stands between servers: a relay, namespaces of the kernel, address translation."""

@@ -1,0 +1,1 @@
+"""The clients: their core driven by hand, then over real sockets against fake servers."""

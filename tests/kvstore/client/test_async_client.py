@@ -1,0 +1,196 @@
+"""`AsyncClient` over real sockets, against fake servers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from paxon.actors.messages import Command
+from paxon.kvstore import (
+    AsyncClient,
+    AsyncCommandClient,
+    ClientClosed,
+    ClusterUnavailable,
+    InvalidRequest,
+    PipelineError,
+    RequestTimeout,
+)
+from paxon.kvstore.client.core import CoreOptions
+from paxon.kvstore.store.operations import MAX_VALUE_BYTES
+from tests.kvstore.client.fake_cluster import SocketCluster
+from tests.kvstore.client.test_client import Counter
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(scenario, 60)
+
+    asyncio.run(bounded())
+
+
+def test_the_operations(servers: SocketCluster) -> None:
+    async def scenario() -> None:
+        async with AsyncClient(servers.addresses[1]) as kv:
+            await kv.put("a", "1")
+            assert await kv.append("a", b"2") == 2
+            assert await kv.get("a") == b"12"
+            assert await kv.get("a", mode="stale") == b"12"
+            assert await kv.cas("a", b"12", b"3") is True
+            assert await kv.delete("b") is False
+            assert await kv.scan() == [("a", b"3")]
+            with pytest.raises(InvalidRequest):
+                await kv.put("a", 5)  # type: ignore[arg-type]
+            assert len(await kv.status()) == 2
+
+    run(scenario())
+
+
+def test_many_tasks_share_requests(servers: SocketCluster) -> None:
+    async def scenario() -> None:
+        async with AsyncClient(servers.addresses) as kv:
+
+            async def work(number: int) -> None:
+                for i in range(20):
+                    assert await kv.append(f"k{number}", b"x") == i + 1
+
+            await asyncio.gather(*(work(number) for number in range(100)))
+
+    run(scenario())
+    commands = [m for _, m in servers.cluster.received if isinstance(m, Command)]
+    assert len(commands) < 200
+
+
+def test_a_short_time_beside_a_long_one(servers: SocketCluster) -> None:
+    """Nothing else wakes the loop before the long one is over."""
+
+    async def scenario() -> None:
+        options = CoreOptions(retry_first=60.0, retry_max=60.0, resend_after=60.0)
+        async with AsyncClient(servers.addresses, options=options) as kv:
+            await kv.put("k", b"v")
+            servers.silent.update(servers.addresses)
+            long = asyncio.create_task(kv.get("k", timeout=20.0))
+            await asyncio.sleep(0.01)
+            started = time.monotonic()
+            with pytest.raises(RequestTimeout):
+                await kv.get("k", timeout=0.1)
+            assert time.monotonic() - started < 5.0
+            long.cancel()
+
+    run(scenario())
+
+
+def test_pipelines(servers: SocketCluster) -> None:
+    async def scenario() -> None:
+        async with AsyncClient(servers.addresses) as kv:
+            async with kv.pipeline(max_in_flight=500) as p:
+                for _ in range(2000):
+                    p.append("k", b"x")
+                p.get("k")
+            assert p.results == [*range(1, 2001), b"x" * 2000]
+            await kv.put("big", b"v" * MAX_VALUE_BYTES)
+            p = kv.pipeline()
+            p.append("big", b"!")
+            p.put("k", b"v")
+            with pytest.raises(PipelineError) as caught:
+                await p.execute()
+            assert list(caught.value.errors) == [0]
+
+    run(scenario())
+
+
+def test_a_silent_leader_is_replaced(servers: SocketCluster) -> None:
+    async def scenario() -> None:
+        async with AsyncClient(servers.addresses) as kv:
+            await kv.put("k", b"v")
+            with servers.lock:
+                servers.silent.add(servers.addresses[0])
+                servers.cluster.leader = servers.addresses[2]
+            await kv.append("k", b"w")
+            assert await kv.get("k") == b"vw"
+
+    run(scenario())
+
+
+def test_timeouts_and_nobody_there(servers: SocketCluster) -> None:
+    async def scenario() -> None:
+        async with AsyncClient(servers.addresses, timeout=0.2) as kv:
+            await kv.put("k", b"v", timeout=60.0)
+            servers.silent.update(servers.addresses)
+            started = time.monotonic()
+            with pytest.raises(RequestTimeout):
+                await kv.get("k")
+            assert time.monotonic() - started > 0.15
+        async with AsyncClient("tcp://127.0.0.1:9", timeout=0.2) as kv:
+            with pytest.raises(ClusterUnavailable):
+                await kv.put("k", b"v")
+            with pytest.raises(ClusterUnavailable):
+                await kv.status(timeout=0.1)
+
+    run(scenario())
+
+
+def test_a_cancelled_task_leaves_the_client_usable(servers: SocketCluster) -> None:
+    async def scenario() -> None:
+        async with AsyncClient(servers.addresses) as kv:
+            await kv.put("k", b"v")
+            servers.silent.update(servers.addresses)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(kv.append("k", b"w"), 0.1)
+            servers.silent.clear()
+            await kv.put("other", b"v")
+            assert await kv.get("other") == b"v"
+
+    run(scenario())
+
+
+def test_closing_fails_what_is_waited_for(servers: SocketCluster) -> None:
+    async def scenario() -> None:
+        servers.silent.update(servers.addresses)
+        kv = AsyncClient(servers.addresses)
+        task = asyncio.create_task(kv.put("k", b"v"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await kv.close()
+        with pytest.raises(ClientClosed):
+            await task
+        with pytest.raises(ClientClosed):
+            await kv.get("k")
+        await kv.close()
+
+    run(scenario())
+
+
+def test_a_client_belongs_to_one_loop(servers: SocketCluster) -> None:
+    kv = AsyncClient(servers.addresses)
+
+    async def use() -> None:
+        await kv.put("k", b"v")
+
+    run(use())
+    with pytest.raises(ClientClosed, match="one event loop"):
+        run(use())
+
+    async def close() -> None:
+        await kv.close()
+
+    run(close())
+
+
+def test_commands_of_an_embedders_own() -> None:
+    servers = SocketCluster(2, Counter())
+
+    async def scenario() -> None:
+        async with AsyncCommandClient(servers.addresses) as client:
+            assert await client.execute(b"5") == b"5"
+            assert await client.query(b"= ") == b"= 5"
+            with pytest.raises(InvalidRequest):
+                await client.execute(b"")
+
+    try:
+        run(scenario())
+    finally:
+        servers.close()

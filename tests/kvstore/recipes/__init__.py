@@ -1,0 +1,1 @@
+"""Locks, elections, queues and barriers, on a cluster in memory."""

@@ -1,0 +1,274 @@
+"""Barriers: nobody goes on alone, and the dead keep nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from paxon import Client, Inside, InvalidRequest, LeaseExpired, LockLost, NotAcquired, Put
+from paxon.kvstore.client.watches.events import Event
+from paxon.kvstore.recipes.barriers import Hall, _Arrivals, meet
+from paxon.kvstore.recipes.contests import Plan
+from paxon.testing import MemoryCluster
+from tests.kvstore.recipes.others import Other
+from tests.waiting import wait_until
+
+
+def members(kv: Client, kind: str = "double") -> int:
+    return kv.range(prefix=f"go/.{kind}/members/", count_only=True).count
+
+
+def entering(**options: Any) -> Callable[[Client], Inside]:
+    return lambda client: client.double_barrier("go", 3).enter(**options)
+
+
+def leaving_of(inside: Inside) -> Callable[[Client], None]:
+    def leave(_: Client) -> None:
+        with inside:
+            pass
+
+    return leave
+
+
+def test_nobody_goes_on_before_all_are_there_and_it_serves_again(
+    cluster: MemoryCluster, kv: Client
+) -> None:
+    rounds, parties, meter = 5, 4, threading.Lock()
+    passed = [0] * rounds
+
+    def go(client: Client) -> None:
+        barrier = client.barrier("go", parties)
+        for number in range(rounds):
+            with meter:
+                assert all(count == parties for count in passed[: max(0, number - 1)])
+            barrier.wait()
+            with meter:
+                passed[number] += 1
+
+    others = [Other(cluster, go) for _ in range(parties - 1)]
+    wait_until(lambda: kv.barrier("go", parties).waiting() == parties - 1)
+    assert sum(passed) == 0
+    go(kv)
+    for other in others:
+        other.join()
+        assert other.error is None
+    assert passed == [parties] * rounds and kv.barrier("go", 4).name == "go"
+    assert kv.leases() == [] and kv.scan("go/") == []
+
+
+def test_all_begin_together_and_end_together(cluster: MemoryCluster, kv: Client) -> None:
+    others = [Other(cluster, entering()) for _ in range(2)]
+    wait_until(lambda: members(kv) == 2)
+    assert all(other.thread.is_alive() for other in others)
+    inside = kv.double_barrier("go", 3).enter()
+    found = [other.join() for other in others]
+    assert kv.txn(if_=[inside], then=[Put("x", "")]).succeeded
+    inside.check()
+    with pytest.raises(NotAcquired, match="others are still in double barrier 'go'"):
+        inside.leave(timeout=0.05)
+    late = Other(cluster, entering())  # has to wait for the next meeting
+    leaving = []
+    for each in found:
+        assert isinstance(each, Inside)
+        leaving.append(Other(cluster, leaving_of(each)))
+    for other in leaving:
+        other.join()
+        assert other.error is None
+    inside.leave()  # again, after the error
+    assert late.thread.is_alive()
+    more = [Other(cluster, entering()) for _ in range(2)]
+    for other in (late, *more):
+        each = other.join()
+        assert isinstance(each, Inside) and each.fence > inside.fence
+
+
+def test_who_dies_before_all_are_there_does_not_count(cluster: MemoryCluster, kv: Client) -> None:
+    dead = kv.lease(2)
+    kv.put(f"go/.double/members/{dead.id:x}", "3", lease=dead)
+    dead.lose("its process was killed")
+    others = [Other(cluster, entering())]
+    wait_until(lambda: members(kv) == 2)
+    cluster.let_pass(3)
+    wait_until(lambda: members(kv) == 1)
+    others.append(Other(cluster, entering()))
+    wait_until(lambda: members(kv) == 2)
+    assert all(other.thread.is_alive() for other in others)
+    others.append(Other(cluster, entering()))
+    assert all(isinstance(other.join(), Inside) for other in others)
+
+
+def test_if_the_last_one_dies_right_after_it_came_the_others_have_seen_it(
+    cluster: MemoryCluster, kv: Client
+) -> None:
+    """There was a revision with all of them, and nobody else who makes sure of `ready`."""
+    others = [Other(cluster, entering()) for _ in range(2)]
+    wait_until(lambda: members(kv) == 2)
+    with kv.lease(10) as lease:
+        kv.put(f"go/.double/members/{lease.id:x}", "3", lease=lease)
+    assert all(isinstance(other.join(), Inside) for other in others)
+
+
+def test_who_dies_inside_keeps_nobody_there(cluster: MemoryCluster, kv: Client) -> None:
+    others = [Other(cluster, entering()) for _ in range(2)]
+    inside = kv.double_barrier("go", 3).enter()
+    dead, alive = (other.join() for other in others)
+    assert isinstance(dead, Inside) and isinstance(alive, Inside)
+    leaving = [Other(cluster, leaving_of(each)) for each in (inside, alive)]
+    wait_until(lambda: members(kv) == 1)
+    assert all(other.thread.is_alive() for other in leaving)
+    kv.revoke(dead.lease)  # what the servers do when it is not renewed
+    for other in leaving:
+        other.join()
+        assert other.error is None
+    assert kv.scan("go/") == [] and kv.leases() == []
+
+
+def test_if_all_die_inside_the_next_ones_begin_anew(cluster: MemoryCluster, kv: Client) -> None:
+    others = [Other(cluster, entering()) for _ in range(3)]
+    for other in others:
+        each = other.join()
+        assert isinstance(each, Inside)
+        kv.revoke(each.lease)
+    assert [key for key, _ in kv.scan("go/")] == ["go/.double/ready"]
+    again = [Other(cluster, entering())]
+    wait_until(lambda: members(kv) == 1)
+    assert again[0].thread.is_alive()
+    again += [Other(cluster, entering()) for _ in range(2)]
+    for other in again:
+        each = other.join()
+        assert isinstance(each, Inside)
+
+
+def test_who_was_cut_off_while_all_were_there_goes_on_too(cluster: MemoryCluster) -> None:
+    """It saw nothing of it, and two of them have gone again."""
+    with cluster.client() as kv:
+        hall = Hall("go", "barrier", 3, 10)
+        lease = kv.lease(10)
+        plan = meet(hall, lease.id)
+        until = step(kv, plan)
+        assert isinstance(until, _Arrivals)
+        others = [Other(cluster, lambda client: client.barrier("go", 3).wait()) for _ in range(2)]
+        for other in others:
+            other.join()
+            assert other.error is None
+        assert members(kv, "barrier") == 1
+        call = next(plan)  # history told nothing: it looks again
+        while True:
+            try:
+                call = plan.send(kv._do(call, None))  # type: ignore[arg-type]
+            except StopIteration as stop:
+                assert stop.value[0] < stop.value[1]
+                break
+
+
+def test_who_waits_sees_by_itself_that_all_are_there() -> None:
+    """Whoever came last may have died before it said so."""
+    hall = Hall("go", "barrier", 3, 5.0)
+    arrivals = _Arrivals(hall, hall.key(1), [hall.key(1)], 1)
+    come = [Event("put", hall.key(n), hall.value, n, n, 1, n) for n in (2, 3)]
+    assert not arrivals.over(come[:1]) and arrivals.over(come[1:]) and arrivals.full
+
+
+def step(kv: Client, plan: Plan[Any]) -> Any:
+    """Up to where it waits."""
+    call = next(plan)
+    while not isinstance(call, _Arrivals):
+        call = plan.send(kv._do(call, None))  # type: ignore[arg-type]
+    return call
+
+
+@pytest.mark.parametrize("timeout", [0, 0.05])
+def test_who_gives_up_leaves_nothing(kv: Client, timeout: float) -> None:
+    with pytest.raises(NotAcquired, match="the others were not at barrier 'go' in the time given"):
+        kv.barrier("go", 2).wait(timeout=timeout)
+    assert kv.leases() == [] and kv.scan("go/") == []
+
+
+def test_who_loses_its_place_is_told(cluster: MemoryCluster, kv: Client) -> None:
+    for how in (kv.delete, lambda key: kv.revoke(int(key.rpartition("/")[2], 16))):
+        other = Other(cluster, entering())
+        wait_until(lambda: members(kv) == 1)
+        how(kv.range(prefix="go/.double/members/").entries[0].key)
+        other.join()
+        assert isinstance(other.error, LockLost | LeaseExpired)
+
+
+def test_all_have_to_agree_on_how_many_they_are(cluster: MemoryCluster, kv: Client) -> None:
+    for there in (1, 2):
+        Other(cluster, entering())
+        wait_until(lambda: members(kv) == there)  # noqa: B023
+        with pytest.raises(InvalidRequest, match="go' is for 3 to others who are there, not for 2"):
+            kv.double_barrier("go", 2).enter()
+    assert members(kv) == 2 and kv.get("go/.double/ready") is None
+    with kv.lease(60) as lease:  # one that is about to be refused counts neither for nor against
+        kv.put(f"go/.double/members/{lease.id:x}", "2", lease=lease)
+        kv.double_barrier("go", 3).enter(timeout=20).release()
+
+
+def test_it_leaves_without_waiting_if_the_work_failed(cluster: MemoryCluster, kv: Client) -> None:
+    others = [Other(cluster, entering()) for _ in range(2)]
+    with pytest.raises(RuntimeError), kv.double_barrier("go", 3).enter():
+        raise RuntimeError("the work failed")
+    assert members(kv) == 2
+    found = [other.join() for other in others]
+    leaving = []
+    for each in found:
+        assert isinstance(each, Inside)
+        leaving.append(Other(cluster, leaving_of(each)))
+    for other in leaving:
+        other.join()
+    assert kv.scan("go/") == []
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda kv: kv.barrier("", 2),
+        lambda kv: kv.barrier("go", 0),
+        lambda kv: kv.barrier("go", True),
+        lambda kv: kv.double_barrier("go", "2"),
+        lambda kv: kv.double_barrier("go", 2, ttl=0),
+        lambda kv: kv.barrier("go", 2).wait(timeout="x"),
+    ],
+)
+def test_wrong_arguments_are_refused(kv: Client, make: Callable[[Client], object]) -> None:
+    with pytest.raises(InvalidRequest):
+        make(kv)
+    assert kv.leases() == []
+
+
+def test_the_async_barriers_do_the_same(cluster: MemoryCluster) -> None:
+    async def main() -> None:
+        async with cluster.async_client() as kv:
+            barrier = kv.barrier("go", 3)
+            await asyncio.gather(*(barrier.wait() for _ in range(3)))
+            await asyncio.gather(*(barrier.wait() for _ in range(3)))
+            assert barrier.name == "go" and await barrier.waiting() == 0
+
+            async def work() -> int:
+                async with await kv.double_barrier("go", 3).enter() as inside:
+                    return inside.fence
+
+            assert len(set(await asyncio.gather(*(work() for _ in range(3))))) == 3
+            double = kv.double_barrier("go", 1)
+            assert double.name == "go"
+            with pytest.raises(RuntimeError):
+                async with await double.enter():
+                    raise RuntimeError("the work failed")
+            first = await double.enter(timeout=0)
+            await first.leave()
+            with pytest.raises(NotAcquired):
+                await barrier.wait(timeout=0)
+            cancelled = asyncio.create_task(barrier.wait())
+            while not await barrier.waiting():
+                await asyncio.wait([cancelled], timeout=0.001)
+            cancelled.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await cancelled
+            assert await kv.leases() == [] and await kv.scan("go/.barrier") == []
+
+    asyncio.run(main())

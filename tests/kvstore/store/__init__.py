@@ -1,0 +1,1 @@
+"""The store's state machine by itself, and the plainest model of it."""

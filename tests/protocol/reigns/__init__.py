@@ -1,0 +1,1 @@
+"""What prolongs, hinders, hands over and ends a reign."""

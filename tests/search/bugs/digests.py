@@ -1,0 +1,104 @@
+"""Bugs to plant in the comparing of hashes; runs in which a state machine goes wrong find them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from paxon.actors import PaxosServer
+from paxon.actors.execution import application
+from paxon.actors.execution.application import Application
+from paxon.actors.parts.comparing import Comparing
+from tests.invariants import InvariantBroken
+from tests.search.planted import Original, PlantedBug, planted
+from tests.simulation.about.divergence import (
+    CASES,
+    forget_to_be_deterministic,
+    hunt,
+    plans,
+    raise_errors_that_hold_addresses,
+    restart_from_snapshots,
+)
+from tests.simulation.plan import Plan
+
+__all__ = ["DIGESTS", "DigestBug"]
+
+
+@dataclass(frozen=True)
+class DigestBug:
+    """A bug, and the run that shows it; it demands something, which does not hold then."""
+
+    bug: PlantedBug
+    in_plan: Callable[[Plan], None]
+
+    def hunt(self, seeds: int = 4) -> tuple[int, str] | tuple[()]:
+        """How many plans it took, and what was found; () if none of so many shows it."""
+        for number, plan in enumerate(plans(3, seeds), 1):
+            with self.bug.apply():
+                try:
+                    self.in_plan(plan)
+                except (AssertionError, InvariantBroken) as error:
+                    return number, str(error) or "who was wrong was not found, or another was"
+        return ()
+
+
+DIGESTS: list[DigestBug] = []
+
+
+def _excepted(original: Original) -> Any:
+    def stop(self: Comparing, verdict: Any) -> None:
+        server = self._host
+        assert isinstance(server, PaxosServer)
+        if server.role != "leader":
+            original(self, verdict)
+
+    return stop
+
+
+DIGESTS.append(
+    DigestBug(
+        planted(
+            "a leader excepts itself",
+            "a leader whose state a majority contradicts goes on",
+            (Comparing, "_stop_as_contradicted", _excepted),
+        ),
+        lambda plan: hunt(plan, CASES["the leader"][1], forget_to_be_deterministic),
+    )
+)
+
+
+def _forgetful(original: Original) -> Any:
+    def restore(self: Application, image: bytes) -> None:
+        original(self, image)
+        self.chain.begin(self.chain.version, self.executed)
+
+    return restore
+
+
+DIGESTS.append(
+    DigestBug(
+        planted(
+            "a snapshot without its hash",
+            "whoever starts from a snapshot begins a chain of hashes of its own",
+            (Application, "restore", _forgetful),
+        ),
+        restart_from_snapshots,
+    )
+)
+
+
+def _whole(_original: Original) -> Any:
+    return lambda _entry, reply, _part: (reply.status, reply.payload)
+
+
+DIGESTS.append(
+    DigestBug(
+        planted(
+            "hash the text of an error",
+            "what a state machine raised is hashed as it reads, addresses and all",
+            (application, "_comparable", _whole),
+        ),
+        raise_errors_that_hold_addresses,
+    )
+)
