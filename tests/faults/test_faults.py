@@ -128,7 +128,7 @@ def test_loss_and_jitter_made_by_the_kernel_are_survived(tmp_path: Path) -> None
     judge(weather_by_kernel(tmp_path, SOAK))
 
 
-@pytest.mark.skipif(not SOAK, reason="only in make soak: tests/cluster/test_names and test_hosts")
+@pytest.mark.skipif(not SOAK, reason="only in make soak: tests/cluster/belonging has both")
 def test_servers_that_move_among_the_addresses_of_names_are_found(tmp_path: Path) -> None:
     skip_for(no_names())
     judge(names(tmp_path, SOAK))
