@@ -144,6 +144,8 @@ class Timers:
 
     def cancel(self, timer: int) -> bool:
         """Take a timer off; whether it was there."""
+        if self._moment.querying:
+            raise RuntimeError("a query changes nothing: it takes no timers off")
         for index, each in enumerate(self.waiting):
             if each.id == timer:
                 del self.waiting[index]

@@ -348,8 +348,12 @@ def test_a_query_sets_nothing() -> None:
         def chance(self) -> int:
             return self.random.randrange(6)
 
+        @query
+        def take_off(self) -> bool:
+            return self.timers.cancel(1)
+
     machine = machine_of(Sly())
-    for method in ("look", "chance"):
+    for method in ("look", "chance", "take_off"):
         outcome = call(machine, method)
         assert (outcome.kind, outcome.name) == (RAISED, "RuntimeError")
     assert machine.object.asked == 0  # type: ignore[attr-defined]
