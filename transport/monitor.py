@@ -229,7 +229,7 @@ class LinkMonitor:
         self._unfinished += 1
         if not self._cut:  # libzmq hung up
             self.wrong = _NO_SERVER
-        elif self._unfinished >= _IN_A_ROW:
+        elif self._unfinished >= _IN_A_ROW and not self.wrong:  # (else it has said why)
             self.wrong = _ANOTHER_KEY if self._has_keys() else _HANGS_UP
             self._leave(self._ways[self._way])  # libzmq would try again forty times a second
             self.refused = True

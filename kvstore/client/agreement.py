@@ -18,8 +18,8 @@ import msgspec
 from paxon.actors.ballot import MOST_SERVERS, Ballot, ServerId
 from paxon.actors.execution.agreed import Change, Number, encode_change
 from paxon.actors.members import AskMembers, ChangeMembers, MemberChange, Members
-from paxon.kvstore.client.checks import unreachable
 from paxon.kvstore.client.leader_search import CoreRandom, LeaderSearch
+from paxon.kvstore.client.sightings import Sightings
 from paxon.kvstore.errors import ChangeRefused, InvalidRequest, OperationFailed, RequestTimeout
 
 __all__ = [
@@ -132,6 +132,7 @@ class Quest:
     def __init__(
         self,
         search: LeaderSearch,
+        sightings: Sightings,
         random: CoreRandom,
         seconds: float,
         tell: Tell | None = None,
@@ -143,7 +144,7 @@ class Quest:
         self.end = time.monotonic() + seconds
         self.heard = False
         """Whether anybody has answered at all."""
-        self._search, self._tell = search, tell or bool
+        self._search, self._sightings, self._tell = search, sightings, tell or bool
         self._next = search.target
         self._turn = 0
 
@@ -177,7 +178,7 @@ class Quest:
     def unanswered(self) -> RequestTimeout:
         """The error of a question that no leader answered."""
         if not self.heard:
-            error = unreachable(self._search.servers, self.seconds)
+            error = self._sightings.unreachable(self._search.servers, self.seconds)
             error.unknown = False
             return error
         return RequestTimeout(

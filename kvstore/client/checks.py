@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast
 
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.leader_search import CoreOptions
-from paxon.kvstore.errors import ClusterUnavailable, InvalidRequest
+from paxon.kvstore.errors import InvalidRequest
 
 __all__ = [
     "DEFAULT_TIMEOUT",
@@ -21,7 +21,6 @@ __all__ = [
     "check_wait",
     "check_in_flight",
     "check_client",
-    "unreachable",
     "call_async",
     "call_plain",
     "check_callable",
@@ -109,11 +108,3 @@ def check_callable(what: str, function: object) -> None:
     """Raise `InvalidRequest` for what cannot be called here, or would only make a coroutine."""
     if not callable(function) or inspect.iscoroutinefunction(function):
         raise InvalidRequest(f"{what} has to be a plain function, not {function!r}")
-
-
-def unreachable(addresses: Iterable[str], seconds: float) -> ClusterUnavailable:
-    """The error of a question that none of these servers answered."""
-    return ClusterUnavailable(
-        f"no server answered within {seconds:g} s (asked {', '.join(addresses)}): "
-        "check that they are running and reachable"
-    )

@@ -28,7 +28,7 @@ from paxon.kvstore.client.agreement import (
     transfer_request,
 )
 from paxon.kvstore.client.async_driver import AsyncDriver
-from paxon.kvstore.client.checks import check_timeout, unreachable
+from paxon.kvstore.client.checks import check_timeout
 from paxon.kvstore.client.core import ClientCore, RawCore
 from paxon.kvstore.client.links import server_addresses
 from paxon.kvstore.client.sync_driver import SyncDriver
@@ -77,7 +77,7 @@ class ClusterCalls:
             elif not isinstance(ticket.error, RequestTimeout):
                 raise ticket.error
         if not answers:
-            raise unreachable(addresses, limit)
+            raise self._core.sightings.unreachable(addresses, limit)
         return answers
 
     def settings(self, *, timeout: float | None = None) -> ClusterSettings:
@@ -197,7 +197,7 @@ class ClusterCalls:
 
     def _quest(self, timeout: float | None, tell: Tell | None = None) -> Quest:
         seconds = check_timeout(timeout, self._timeout)
-        return Quest(self._core.search, random.SystemRandom(), seconds, tell)
+        return Quest(self._core.search, self._core.sightings, random.SystemRandom(), seconds, tell)
 
     def _carry_out(self, steps: MemberSteps[T]) -> T:
         said: Members | None = None
@@ -250,7 +250,7 @@ class AsyncClusterCalls:
             elif not isinstance(ticket.error, RequestTimeout):
                 raise ticket.error
         if not answers:
-            raise unreachable(addresses, limit)
+            raise self._core.sightings.unreachable(addresses, limit)
         return answers
 
     async def settings(self, *, timeout: float | None = None) -> ClusterSettings:
@@ -342,7 +342,7 @@ class AsyncClusterCalls:
 
     def _quest(self, timeout: float | None, tell: Tell | None = None) -> Quest:
         seconds = check_timeout(timeout, self._timeout)
-        return Quest(self._core.search, random.SystemRandom(), seconds, tell)
+        return Quest(self._core.search, self._core.sightings, random.SystemRandom(), seconds, tell)
 
     async def _carry_out(self, steps: MemberSteps[T]) -> T:
         said: Members | None = None

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from paxon.actors.messages import NotLeader, PortOfServers
-from paxon.kvstore.errors import InvalidRequest
+from paxon.kvstore.errors import ClusterUnavailable, InvalidRequest
 
 __all__ = ["Sightings"]
 
@@ -75,6 +75,10 @@ class Sightings:
             return f": {told}"
         asked = f"asked {', '.join(servers)}" + (f"; {told}" if told else "")
         return f" ({asked}): check that they are running and reachable"
+
+    def unreachable(self, servers: Sequence[str], seconds: float) -> ClusterUnavailable:
+        """The error of a question that none of these servers answered."""
+        return ClusterUnavailable(f"no server answered within {seconds:g} s{self.silence(servers)}")
 
     def why(self, since: float, servers: Sequence[str]) -> str:
         """Why there was no leader's answer, though servers did answer; "" if nobody knows."""

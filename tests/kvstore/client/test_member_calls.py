@@ -20,6 +20,7 @@ from paxon.kvstore.cli.outlet import waiting
 from paxon.kvstore.client import agreement
 from paxon.kvstore.client.agreement import MemberSteps, Quest, Tell, add_member, change_members
 from paxon.kvstore.client.leader_search import CoreOptions, LeaderSearch
+from paxon.kvstore.client.sightings import Sightings
 from paxon.testing import MemoryCluster
 
 ADDRESS: dict[str, Any] = {"peer": "tcp://10.0.0.4:7140", "client": "tcp://10.0.0.4:7141"}
@@ -148,7 +149,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def quest(seconds: float = 60.0, tell: Tell | None = None) -> Quest:
     search = LeaderSearch(["a", "b"], random.Random(1), CoreOptions(), redirect=True)
-    return Quest(search, random.Random(1), seconds, tell)
+    return Quest(search, Sightings(), random.Random(1), seconds, tell)
 
 
 def members(outcome: Any = "", *, leads: bool = True, epoch: int = 0, round_: int = 1) -> Members:
