@@ -231,8 +231,9 @@ class LinkMonitor:
             self.wrong = _NO_SERVER
         elif self._unfinished >= _IN_A_ROW and not self.wrong:  # (else it has said why)
             self.wrong = _ANOTHER_KEY if self._has_keys() else _HANGS_UP
-            self._leave(self._ways[self._way])  # libzmq would try again forty times a second
-            self.refused = True
+            if self._has_keys():  # (without, a refusal that is told in full may follow)
+                self._leave(self._ways[self._way])  # libzmq would try again forty times a second
+                self.refused = True
 
     def _has_keys(self) -> bool:
         return self._link.getsockopt(zmq.MECHANISM) == zmq.CURVE
