@@ -26,7 +26,7 @@ from paxon.kvstore.cluster.door import Door
 from paxon.kvstore.cluster.meanings import COUNTED, GAUGES, meaning_of
 from paxon.kvstore.cluster.metrics import LATENCIES, STATUS, exposition, readiness
 from paxon.kvstore.cluster.node import ServerStartError, start_server
-from paxon.kvstore.cluster.options import OptionError, parse_listen
+from paxon.kvstore.cluster.options import OptionError, check_etcd, parse_listen
 from paxon.kvstore.cluster.status import ServerStatus
 from paxon.kvstore.recipes.clients import Client
 from paxon.kvstore.store.store import KVStore
@@ -276,9 +276,14 @@ def test_where_to_listen() -> None:
     assert parse_listen("9100") == ("127.0.0.1", 9100)
     assert parse_listen("*:9100") == ("", 9100)
     assert parse_listen("[::1]:9100") == ("::1", 9100)
-    for wrong in ("", "9100x", "a:b", "1:2:70000", "-1"):
+    for wrong in ("", "9100x", "a:b", "1:2:70000", "-1", "9\N{SUPERSCRIPT TWO}"):
         with pytest.raises(OptionError):
             parse_listen(wrong)
+    assert [check_etcd(port, True) for port in (True, False, 65_535)] == [True, False, 65_535]
+    assert check_etcd(False, False) is False  # without the store there is no API to serve
+    for port, of_the_store in ((0, True), (65_536, True), ("2379", True), (2379, False)):
+        with pytest.raises(OptionError):
+            check_etcd(port, of_the_store)  # type: ignore[arg-type]
 
 
 def test_buckets() -> None:
