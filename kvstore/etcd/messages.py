@@ -202,7 +202,7 @@ def _check_value(field: Any, value: Any) -> None:
         if isinstance(value, str) and value not in field.enum_type.values_by_name:
             raise ValueError(f"{field.name} has no value {value!r}")
     elif field.cpp_type in (field.CPPTYPE_INT64, field.CPPTYPE_UINT64, field.CPPTYPE_UINT32):
-        if not _NUMBER.fullmatch(str(value)) or isinstance(value, float):
+        if not _NUMBER.fullmatch(str(value)):  # (a float has a point, or an exponent)
             raise ValueError(f"{field.name} has to be a whole number, or one in quotes")
     elif field.type == field.TYPE_BYTES:
         try:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paxon.kvstore.etcd.http1 import Documents
+from paxon.kvstore.etcd.messages import from_json, message
 from tests.etcd.tools import Gateway
 
 CALLS: list[tuple[str, str, Any]] = [
@@ -144,6 +145,17 @@ def test_a_timeout_in_the_head_is_the_requests(etcd: str, gateway: Gateway) -> N
                     504: "context deadline exceeded", 400: "invalid grpc-timeout: x"
                 }[status]  # fmt: skip
             connection.close()
+
+
+def test_what_a_library_would_make_the_best_of_is_refused() -> None:
+    good = {"key": "Zm9v", "limit": "1", "sort_order": "DESCEND"}
+    assert from_json(message("RangeRequest"), json.dumps(good).encode()).limit == 1
+    for wrong in (
+        {"key": "Zm9v!"}, {"key": "Zm9"}, {"key": 5}, {"limit": 1.0}, {"limit": "1.0"},
+        {"sort_order": "1"}, {"sort_order": "UP"},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="has"):
+            from_json(message("RangeRequest"), json.dumps(wrong).encode())
 
 
 @pytest.mark.parametrize("path", ["/v3/watch", "/v3/lease/keepalive"])
