@@ -1,4 +1,4 @@
-"""Election policies: when a server tries to lead (rule 6; docs/elections.md).
+"""Election policies: when a server tries to lead (rule 6; docs/design/elections.md).
 
 A policy decides on waiting times and on courtesy only. It is never asked for safety: whichever
 policy runs, and even if servers run different ones, no two values can be chosen for a slot.

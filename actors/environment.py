@@ -37,13 +37,13 @@ class Clock(Protocol):
         """Seconds that never go back and run on while the machine is suspended.
 
         Only differences mean anything. For timeouts and leases: a machine that wakes must find its
-        lease over, which a clock that had slept with it would not tell (docs/settings.md).
+        lease over, which a clock that had slept with it would not tell (docs/running/settings.md).
         """
 
     def awake(self) -> int:
         """Nanoseconds that never go back and stand still while the machine is suspended.
 
-        For the log's time, which must not run on while no leader serves (docs/time.md).
+        For the log's time, which must not run on while no leader serves (docs/design/time.md).
         """
 
 

@@ -1,7 +1,7 @@
 """The log's time: what a server knows of it, and what a leader proposes because time goes on.
 
-Plain data (rule 13, docs/time.md). All times are integers, nanoseconds: sums of floats would land
-just before the time that something is due at, and the wake-up would find nothing to do.
+Plain data (rule 13, docs/design/time.md). All times are integers, nanoseconds: sums of floats would
+land just before the time that something is due at, and the wake-up would find nothing to do.
 """
 
 from __future__ import annotations

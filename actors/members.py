@@ -19,7 +19,7 @@ __all__ = [
 
 
 class Made(Wire, frozen=True):
-    """The agreement of a cluster's servers when they made it (docs/making-a-cluster.md)."""
+    """The agreement of a cluster's servers when they made it (docs/design/making-a-cluster.md)."""
 
     identity: int
     """Random 62-bit number from 1: which cluster this is, whatever its name."""

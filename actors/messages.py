@@ -134,7 +134,7 @@ class HeartbeatReply(Wire, frozen=True, tag=6):
     watches: bool = False
     """Whether this server holds any, and so wants to hear of commits at once (`CommitNote`)."""
     short: bool = False
-    """Whether its disk has no room for more of the log just now (docs/full-disks.md)."""
+    """Whether its disk has no room for more of the log just now (docs/design/full-disks.md)."""
 
 
 class PreVote(Wire, frozen=True, tag=7):
@@ -212,7 +212,7 @@ class SnapshotChunk(Wire, frozen=True, tag=13):
 
 
 class DigestRequest(Wire, frozen=True, tag=14):
-    """Any server → others: which hashes do you have after these slots (docs/digests.md)?"""
+    """Any server → others: which hashes do you have after these slots (docs/design/digests.md)?"""
 
     version: int
     first_slot: int
@@ -398,7 +398,7 @@ SettingName: TypeAlias = Annotated[str, msgspec.Meta(max_length=100)]
 
 
 class ChangeSettings(Wire, frozen=True, tag=6):
-    """Client → leader: agree on other values (docs/settings.md). Answered by a `QueryReply`."""
+    """Client → leader: agree on other values (docs/running/settings.md). Answer: a `QueryReply`."""
 
     id: int
     """Random 63-bit number that ties the reply to the request."""
@@ -591,13 +591,13 @@ class StatusReply(Wire, frozen=True, gc=True, tag=5):
     sessions: int = 0
     version: str = ""
     agreed: dict[str, int | float] = {}
-    """The settings in force after `executed` (docs/settings.md) …"""
+    """The settings in force after `executed` (docs/running/settings.md) …"""
     agreed_from: int = 0
     """… and the slot from which on they are."""
     digest_version: int = 0
     digest_slot: int = 0
     digest: str = ""
-    """The hash after `digest_slot`, hexadecimal (docs/digests.md); "" if it is not known."""
+    """The hash after `digest_slot`, hexadecimal (docs/design/digests.md); "" if it is not known."""
     alarm: str = ""
     """What is wrong, if servers have executed different things."""
     identity: int = 0
@@ -613,7 +613,7 @@ class StatusReply(Wire, frozen=True, gc=True, tag=5):
     addresses: dict[ServerId, str] = {}
     """Where clients reach each server of the cluster, as far as the sender knows."""
     time: int = 0
-    """The log's time as far as the sender knows it, nanoseconds (docs/time.md)."""
+    """The log's time as far as the sender knows it, nanoseconds (docs/design/time.md)."""
 
 
 class SlotReply(Wire, frozen=True, tag=6):

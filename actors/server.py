@@ -731,7 +731,7 @@ class PaxosServer(BurstActor):
         for client in clients:
             self._refuse(client)
 
-    # --- handing over (M21, docs/elections.md) ---------------------------------------------------
+    # --- handing over (M21, docs/design/elections.md) ---------------------------------------------
 
     def hand_over(self, to: ServerId = 0) -> ServerId | str:
         """Let another server lead, `to` or the fittest; returns who is to, or why nobody can.
@@ -1410,7 +1410,7 @@ class PaxosServer(BurstActor):
         self._execute()
         late.ask_at = self._now
 
-    # === opening: disk, cluster, members (rule 11, docs/making-a-cluster.md) ======================
+    # === opening: disk, cluster, members (rule 11, docs/design/making-a-cluster.md) ===============
 
     def _recover(self) -> None:
         """Replay the disk: snapshot, then the chosen slots after it; the rest comes from peers."""

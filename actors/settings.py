@@ -35,12 +35,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     - cluster: the cluster's name. Data directories of a cluster of another name are refused.
     - server: this server's id, from 1.
     - servers: the ids of all servers that make the cluster, this one included. Once it is made, its
-      members come from the data directory and nowhere else (docs/making-a-cluster.md).
+      members come from the data directory and nowhere else (docs/design/making-a-cluster.md).
     - client_addresses: where clients reach each server: what they are told.
     - peer_addresses: where servers reach each other, as far as this one was told; hints
-      (docs/addresses.md).
+      (docs/design/addresses.md).
 
-    Elections (docs/elections.md):
+    Elections (docs/design/elections.md):
 
     - policy: "stable", "immediate", "random" or "backoff".
     - heartbeat_interval: so often a leader says that it lives.
@@ -68,8 +68,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
       share one machine, sets it to 0.01.
     - retransmit_interval: P2As and requests unanswered for this long are sent again.
 
-    What all servers agree on (docs/settings.md). What is given here is what a new cluster begins
-    with. Later it counts for nothing, and a warning tells what is in force:
+    What all servers agree on (docs/running/settings.md). What is given here is what a new cluster
+    begins with. Later it counts for nothing, and a warning tells what is in force:
 
     - session_ttl: a session idle for this long in the log's time expires.
     - max_sessions: beyond this the longest idle session expires first …
@@ -84,7 +84,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     - retain_slots, retain_bytes: while a server is down, the log keeps at most about so many slots
       and bytes. Past either it is cut at a durable snapshot.
     - snapshot_bytes: a snapshot is taken when this much was executed since the last (less if the
-      state is nearly as large or larger, down to an eighth of it: docs/real-resources.md) …
+      state is nearly as large or larger, down to an eighth of it: docs/design/real-resources.md) …
     - snapshot_slots: … or this many slots, so that the disk can be given back and replay is short.
     - transfer_bytes: the size of one chunk of P1B, catching up, or snapshot.
     """

@@ -259,6 +259,8 @@ def test_no_function_is_too_long_to_be_read_at_once() -> None:
 def test_no_folder_holds_too_much_to_be_overlooked() -> None:
     folders = {path.parent for path in [*all_sources(), *sources("tests")]}
     counts = {name_of(folder): len(list(folder.glob("*.py"))) for folder in folders}
+    pages = {path.parent for path in (ROOT / "docs").rglob("*.*")}
+    counts |= {name_of(folder): len(list(folder.glob("*.*"))) for folder in pages}
     assert not {name: count for name, count in counts.items() if count > MAX_FILES}
 
 

@@ -107,6 +107,13 @@ def test_links_between_the_documents_lead_somewhere(path: Path) -> None:
     assert not broken
 
 
+def test_the_index_of_the_documents_has_each_of_them() -> None:
+    index = ROOT / "docs" / "README.md"
+    linked = re.findall(r"\]\(([^)#]+)\)", index.read_text(encoding="utf-8"))
+    pages = {path.relative_to(index.parent).as_posix() for path in index.parent.rglob("*.md")}
+    assert sorted(linked) == sorted(pages - {"README.md"})
+
+
 def headings(path: Path) -> set[str]:
     """Of a document, as links name them."""
     found = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)

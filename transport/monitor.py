@@ -46,7 +46,7 @@ _HANGS_UP = (
 )
 _ANOTHER_KEY = (
     "it ends every connection amid the handshake, as a server does whose public key is not the one "
-    "that was given for it here: compare them (docs/keys.md)"
+    "that was given for it here: compare them (docs/running/keys.md)"
 )
 SOCKADDR_BYTES = 16
 _libc = ctypes.CDLL(None)
@@ -217,10 +217,11 @@ class LinkMonitor:
         if event != _AUTH and value != _WITHOUT_KEYS:
             return _NO_SERVER
         if event == _AUTH:
-            return f"it refuses the key of this {self._own} (docs/keys.md)"
+            return f"it refuses the key of this {self._own} (docs/running/keys.md)"
         if self._has_keys():
-            return f"it has no key, and this {self._own} was given one for it (docs/keys.md)"
-        return f"it refuses a {self._own} without a key (docs/keys.md)"
+            own = self._own
+            return f"it has no key, and this {own} was given one for it (docs/running/keys.md)"
+        return f"it refuses a {self._own} without a key (docs/running/keys.md)"
 
     def _count_unfinished(self) -> None:
         if not self._shakes:

@@ -34,7 +34,7 @@ STOPPED_NAME = "paxon.stopped"
 APPLICATION_ID = 0x5041584F
 """Marks the file as Paxon's in SQLite's header ("PAXO")."""
 CONDEMNED_NAME = "paxon.diverged"
-"""Says why nothing in this directory counts any more (docs/digests.md)."""
+"""Says why nothing in this directory counts any more (docs/design/digests.md)."""
 READ_BYTES = 1 << 20
 FIRST_COMMIT = 1
 """The number of the commit with which a database is made."""
@@ -149,7 +149,7 @@ class DataDirectory:
     Beside the database lies the *witness*, a small file that says in plain text whose directory
     this is and how many commits were synced. Its count is written after each commit, without a sync
     of its own: it may lag after a power failure and is never ahead of the database, so a database
-    that holds fewer commits than the witness counts has lost some (docs/storage.md).
+    that holds fewer commits than the witness counts has lost some (docs/design/storage.md).
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What room the log and snapshots have, and how the disk promises it (docs/full-disks.md)."""
+"""The room that log and snapshots have, and how disks promise it (docs/design/full-disks.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Storage on SQLite: one readable file, one synced transaction a burst (docs/storage.md)."""
+"""Storage on SQLite: one readable file, one synced transaction a burst (docs/design/storage.md)."""
 
 from __future__ import annotations
 
@@ -475,7 +475,7 @@ class SqliteStorage(Storage):
     # --- room ------------------------------------------------------------------------------------
 
     def _look_for_room(self) -> None:
-        """How much the log may still take (docs/full-disks.md)."""
+        """How much the log may still take (docs/design/full-disks.md)."""
         free = self._files.disk.free_bytes()
         if free is None:  # (no descriptor, for one)
             return

@@ -1,4 +1,4 @@
-"""What a server needs of its disk, and what every engine does alike (docs/storage.md).
+"""What a server needs of its disk, and what every engine does alike (docs/design/storage.md).
 
 Writes are only collected until `commit`, which makes all of them durable in one synced transaction;
 `PaxosServer` sends nothing that relies on them before (rule 10, persist before send). What would
@@ -130,9 +130,9 @@ class Storage(ABC):
         property: each step asks several times.)"""
         self._lazy = False
         self.room = PLENTY
-        """Bytes of values that may be accepted before something has to go (docs/full-disks.md). At
-        0 or below only small ones, at `NO_ROOM` none. Each `save_accepted` takes from it, and
-        `commit` and `maintain` look at the disk anew."""
+        """Bytes of values that may be accepted before something has to go
+        (docs/design/full-disks.md). At 0 or below only small ones, at `NO_ROOM` none. Each
+        `save_accepted` takes from it, and `commit` and `maintain` look at the disk anew."""
         self.largest = PLENTY
         """Bytes of the largest value that the disk itself takes, whatever it is promised to."""
         self._unusable = ""

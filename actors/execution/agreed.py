@@ -1,4 +1,4 @@
-"""What execution depends on, agreed by all servers (rule 15; docs/settings.md).
+"""What execution depends on, agreed by all servers (rule 15; docs/running/settings.md).
 
 A server's `Settings` are its own; these are the cluster's. The first values are those with which
 the cluster was made. A command in the log changes them, from the slot after it on, so they are a

@@ -1,4 +1,4 @@
-"""Hashes of what was executed, chained slot by slot, to tell servers apart (docs/digests.md).
+"""Hashes of what was executed, slot by slot, to tell servers apart (docs/design/digests.md).
 
 Plain data: the chain of one server, what a leader has heard of the others', and the answers to a
 server that asks everybody.

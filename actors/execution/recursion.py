@@ -8,7 +8,7 @@ never lowered: other threads of an embedding program may stand deep already.
 
 CPython 3.12 and later count calls made from C (a parser's, for example) apart and in a way that
 cannot be set. Their room is the same on every server as long as only Python code calls from the
-server's loop down to here: no `sum`, `map` or `sorted` on the way (docs/digests.md).
+server's loop down to here: no `sum`, `map` or `sorted` on the way (docs/design/digests.md).
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class StateMachine(ABC):
     limits: ClassVar[Limits] = {}
     """Numbers on which execution depends, such as the longest value taken. A constant in the code
     would differ between servers of two releases: what is declared here is agreed by the cluster,
-    kept in snapshots and changed with `paxon settings set` (docs/settings.md)."""
+    kept in snapshots and changed with `paxon settings set` (docs/running/settings.md)."""
 
     def agree(self, limits: Mapping[str, int]) -> None:  # noqa: B027 (most have no limits)
         """These limits are in force from now on: a value for each name in `limits`.
@@ -118,8 +118,8 @@ class StateMachine(ABC):
     def comparable(self, reply: bytes) -> bytes:
         """The part of a reply that is the same on every server: by default, all of it.
 
-        Servers compare it with others (docs/digests.md). A text that may hold an address in memory,
-        or read otherwise in another Python, is best left out.
+        Servers compare it with others (docs/design/digests.md). A text that may hold an address in
+        memory, or read otherwise in another Python, is best left out.
         """
         return reply
 
@@ -133,7 +133,7 @@ class StateMachine(ABC):
     def enter(self, slot: int) -> None:  # noqa: B027 (most need not know)
         """Note the slot of the commands that come next. Must not raise."""
 
-    # --- reads that wait (docs/watches.md) -------------------------------------------------------
+    # --- reads that wait (docs/design/watches.md) -------------------------------------------------
     # What is watched is no part of the state: it differs between servers, and snapshots know
     # nothing of it.
 
@@ -184,6 +184,6 @@ class StateMachine(ABC):
         """A fingerprint of the state for comparing servers, "" if there is none.
 
         Computed when somebody asks for it, while the server stands still. Whether servers have
-        executed the same is compared without it (docs/digests.md).
+        executed the same is compared without it (docs/design/digests.md).
         """
         return ""

@@ -1,4 +1,4 @@
-"""How much one client, command, session or burst may take (docs/overload.md has the table).
+"""How much one client, command, session or burst may take (docs/design/overload.md has the table).
 
 What decides how a command ends is the same on every server: constants here that belong to the
 format, and values of `Agreed`. Times are seconds, sizes are bytes.

@@ -1,4 +1,4 @@
-"""How far a number from the wire may reach (docs/numbers.md).
+"""How far a number from the wire may reach (docs/design/numbers.md).
 
 A server believes no number that one corrupted frame, or one stranger's on a cluster without keys,
 could use to stop it, to fill its memory, or to use up the ballots. Each bound is a constant far

@@ -1,4 +1,4 @@
-"""Comparing what was executed with the other servers (rule 15, docs/digests.md)."""
+"""Comparing what was executed with the other servers (rule 15, docs/design/digests.md)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """How the cluster came together, and its members: by their directories, and where they are.
 
-In order: making the cluster, once (docs/making-a-cluster.md); joining one; knowing each member by
-its directory, and rehearsing a change of them (docs/membership.md); addresses, which are hints
-(docs/addresses.md); and making sure that this server's own directory is not an old copy, before
-anything else goes on (docs/old-copies.md).
+In order: making the cluster, once (docs/design/making-a-cluster.md); joining one; knowing each
+member by its directory, and rehearsing a change of them (docs/membership.md); addresses, which are
+hints (docs/design/addresses.md); and making sure that this server's own directory is not an old
+copy, before anything else goes on (docs/design/old-copies.md).
 """
 
 from __future__ import annotations
@@ -147,7 +147,8 @@ class Membership(Part):
         if first and stale:
             logger.warning(
                 "server {} was told of {}, but the members of its cluster are {}: these stay in "
-                "force, since members come from the data directory (docs/making-a-cluster.md)",
+                "force, since members come from the data directory "
+                "(docs/design/making-a-cluster.md)",
                 me, in_list(sorted(self._settings.servers)), in_list(configuration.servers),
             )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What clients get of each step, and what of theirs waits for a turn (docs/overload.md)."""
+"""What clients get of each step, and what of theirs waits for a turn (docs/design/overload.md)."""
 
 from __future__ import annotations
 

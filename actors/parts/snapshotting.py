@@ -94,7 +94,7 @@ class Snapshotting(Part):
         if covered:
             self._host._storage.discard_to(min(covered, log.discarded))
 
-    # --- room on the disk (docs/full-disks.md) ---------------------------------------------------
+    # --- room on the disk (docs/design/full-disks.md) ---------------------------------------------
 
     def has_room(self, slot: int, value: bytes) -> bool:
         """Whether the disk takes one more value; what is small may take of the last room.
@@ -227,7 +227,7 @@ class Snapshotting(Part):
             late.ask_later(self._outbox.now, self._settings.retransmit_interval)
 
     def settle(self) -> None:
-        """Take it over once it is whole, unless a voter holds another hash (docs/digests.md)."""
+        """Take it over once whole, unless a voter holds another hash (docs/design/digests.md)."""
         late = self._host.catching_up
         info, check = late.incoming, late.check
         if info is None or not late.is_whole():

@@ -1,4 +1,4 @@
-"""Watches: reads that wait at any server until something happens (rule 14, docs/watches.md)."""
+"""Watches: reads that wait at any server (rule 14, docs/design/watches.md)."""
 
 from __future__ import annotations
 

@@ -121,8 +121,9 @@ class Candidacy:
 
         Who packed a batch of its own had taken over all that might have been chosen from there on
         in lower ballots. So of two that contradict the order the one accepted in the lower ballot
-        was not chosen (docs/time.md). To propose it again would be safe for the slots, but it
-        carries a time of another leader's clock, and what the other has granted would end too soon.
+        was not chosen (docs/design/time.md). To propose it again would be safe for the slots, but
+        it carries a time of another leader's clock, and what the other has granted would end too
+        soon.
         """
         passed: set[int] = set()
         kept = [(reign, self.ballot, 0)]

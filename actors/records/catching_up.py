@@ -126,8 +126,9 @@ class CatchingUp:
     def why_denied(self, server: ServerId, held_to: int) -> str:
         """Why `server` does not lead: no majority's promises hold all that was called chosen.
 
-        A frame was damaged, or disks that voted came back without their votes (docs/old-copies.md);
-        the promises cannot tell which. To lead would choose anew what may have been acknowledged.
+        A frame was damaged, or disks that voted came back without their votes
+        (docs/design/old-copies.md); the promises cannot tell which. To lead would choose anew what
+        may have been acknowledged.
         """
         return (
             f"server {server} does not lead: server {self.teller} told that all up to slot "

@@ -1,4 +1,4 @@
-"""Whether a started server's directory is the newest of its kind: plain data (docs/old-copies.md).
+"""Whether a started server's directory is its newest: plain data (docs/design/old-copies.md).
 
 A majority of the newest configuration counts that anybody told of (docs/membership.md, M15): the
 one of the directory's own epoch may be of servers that are gone, or know of nothing later. For the
@@ -123,7 +123,7 @@ class Confirmation:
         """The reason why this server takes no part while it is pending, for people."""
         return (
             f"waits for confirmation by {in_list(self.unanswered())} that its data directory "
-            f"is not an old copy (docs/old-copies.md)"
+            f"is not an old copy (docs/design/old-copies.md)"
         )
 
     # --- answers ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""By which data directory each other member is known: plain data (docs/old-copies.md).
+"""By which data directory each other member is known: plain data (docs/design/old-copies.md).
 
 A member is its directory: with another one it is not. And each commit of a directory has a number,
 of which the others remember the highest that they were told: one that starts with less is old.

@@ -1,9 +1,9 @@
 """Leases for reads, at both ends: what a leader may count on, what a follower has granted.
 
 A heartbeat that asks for a lease says how long, and by how much clocks may differ
-(docs/settings.md). Whoever answers it grants exactly that: for the time of the lease it neither
-promises nor campaigns, whatever its own settings say and however they change. So no setting has to
-be the same on two servers.
+(docs/running/settings.md). Whoever answers it grants exactly that: for the time of the lease it
+neither promises nor campaigns, whatever its own settings say and however they change. So no setting
+has to be the same on two servers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the servers of a file become a cluster, once: plain bookkeeping (docs/making-a-cluster.md).
+"""How the servers of a file become a cluster, once: plain data (docs/design/making-a-cluster.md).
 
 *All* servers make it, not a majority: else two, of which one has lost its directory, could make a
 second cluster beside the first. Nobody promises, accepts or serves clients before it is in force.

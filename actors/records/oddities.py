@@ -44,5 +44,5 @@ class Oddities:
         if self.first("refused_numbers", 1000):
             logger.warning(
                 "server {} tells of {} {}, which is too far beyond what is known here to be taken "
-                "over at once (docs/numbers.md)", sender, name, value,
+                "over at once (docs/design/numbers.md)", sender, name, value,
             )  # fmt: skip

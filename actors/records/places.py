@@ -1,4 +1,4 @@
-"""Where servers are reached: plain bookkeeping of hints (docs/addresses.md).
+"""Where servers are reached: plain bookkeeping of hints (docs/design/addresses.md).
 
 An address decides nothing. Who a server is, its directory says; the address is where it was last
 seen. So whoever moves tells the others, they remember it beside their own file's address and hand

@@ -168,7 +168,7 @@ def up(
     ] = None,
     keys: Annotated[
         bool,
-        typer.Option("--keys", help="Encrypt: each server gets a key pair (docs/keys.md)."),
+        typer.Option("--keys", help="Encrypt: each server gets a key pair (docs/running/keys.md)."),
     ] = False,
     durability: _Durability = None,
     metrics: Annotated[

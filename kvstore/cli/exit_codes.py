@@ -1,4 +1,4 @@
-"""What the command's exit codes tell apart, alike for all commands (docs/local-cluster.md)."""
+"""What exit codes tell apart, alike for all commands (docs/running/local-cluster.md)."""
 
 from __future__ import annotations
 

@@ -225,7 +225,8 @@ def move(
 ) -> None:
     """Write down another address or key of a member.
 
-    Addresses are found without that (docs/addresses.md). With a new key restart the server at once.
+    Addresses are found without that (docs/design/addresses.md). With a new key restart the server
+    at once.
 
     Example: paxon member move 2 --peer tcp://10.0.0.9:7120 --client tcp://10.0.0.9:7121
     """

@@ -96,7 +96,7 @@ def _introduce(console: Console, cluster: LocalCluster, directory: Path | None, 
     if cluster.secure is not None:
         file = cluster.directory / CLUSTER_FILE
         console.print(f"shell:  paxon put motto 'fewer dictators' --cluster {file}", markup=False)
-        console.print("Python: clients need the keys in that file (docs/keys.md)", markup=False)
+        console.print("Python: clients need that file's keys (docs/running/keys.md)", markup=False)
         return
     console.print(f"shell:  paxon put motto 'fewer dictators'{option}", markup=False)
     console.print(f'Python: from paxon import Client; Client("{addresses}")', markup=False)

@@ -81,7 +81,7 @@ class ClusterCalls:
         return answers
 
     def settings(self, *, timeout: float | None = None) -> ClusterSettings:
-        """The settings that all servers agree on (docs/settings.md), as the leader knows them."""
+        """The agreed settings (docs/running/settings.md), as the leader knows them."""
         return self._ask_for_settings(None, {}, timeout)
 
     def change_settings(self, *, timeout: float | None = None, **new: float) -> ClusterSettings:

@@ -1,4 +1,4 @@
-"""Encrypted connections of clients: docs/keys.md."""
+"""Encrypted connections of clients: docs/running/keys.md."""
 
 from __future__ import annotations
 

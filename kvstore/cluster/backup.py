@@ -1,4 +1,4 @@
-"""Backups of the store: saved by a client while all serve, verified, restored (docs/backups.md).
+"""Backups of the store: saved while all serve, verified, restored (docs/running/backups.md).
 
 A backup is what the store held after one revision: every key with all that belongs to it, and the
 leases. It is read as any client reads, so it needs nothing of a server's disk, and cannot be an

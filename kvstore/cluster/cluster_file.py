@@ -1,4 +1,4 @@
-"""The cluster file: one TOML file that describes all servers of a cluster (docs/local-cluster.md).
+"""The cluster file: all servers of a cluster, in TOML (docs/running/local-cluster.md).
 
 [cluster]
 id = "orders"                 # servers of another cluster are refused

@@ -1,4 +1,4 @@
-"""The HTTP door of a server: `/metrics`, `/health/live`, `/health/ready` (docs/metrics.md).
+"""The HTTP door of a server: `/metrics`, `/health/live`, `/health/ready` (docs/running/metrics.md).
 
 A thread of its own with one event loop, so that whoever knocks costs the server's thread nothing
 but one question for its figures, at most one every half second however many ask. Everything is

@@ -1,6 +1,6 @@
 """`LocalCluster`: some server processes on this machine, for tests, benches and trying things out.
 
-How it starts, supervises and ends them is told in docs/local-cluster.md.
+How it starts, supervises and ends them is told in docs/running/local-cluster.md.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ class LocalCluster:
             machine: your `Replicated` class, or a state machine's, importable; else the store.
             log_level: of the servers' logs.
             metrics: server N shows figures and health by HTTP at this port plus N - 1.
-            keys: encrypt: each server gets a key pair, kept in the directory (docs/keys.md).
+            keys: encrypt: each server gets a key pair, kept in the directory
+            (docs/running/keys.md).
             etcd: a port where a thread of this process serves etcd's API; True: see `etcd_address`.
             **settings: any field of `Settings` for all servers, such as `election_timeout_min`.
 

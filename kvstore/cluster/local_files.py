@@ -107,7 +107,7 @@ def held_alone(directory: Path) -> ExitStack:
 def members_in(directory: Path, wanted: list[ServerId]) -> list[ServerId]:
     """The servers that the data directories name as members; those asked for if there are none.
 
-    Members come from there and from nowhere else (docs/making-a-cluster.md).
+    Members come from there and from nowhere else (docs/design/making-a-cluster.md).
     """
     held = [held_in(path) for path in sorted(directory.glob("server-*"))]
     known = [each.configuration for each in held if each is not None]

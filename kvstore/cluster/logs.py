@@ -2,7 +2,7 @@
 
 Libraries leave logging to the application, so none of this is called but in processes of our own.
 Nothing here waits for whoever reads stderr: a pipe that is full, or closed, must not keep a server
-from serving, nor from stopping (docs/interrupts.md).
+from serving, nor from stopping (docs/design/interrupts.md).
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ COUNTED = {
     "refused_incarnations": "Frames of a member that came with another disk.",
     "refused_clients": "Frames of clients of another cluster.",
     "refused_rejoins": "Attempts to take the place of a member that is alive.",
-    "refused_numbers": "Messages with a number out of bounds (docs/numbers.md).",
+    "refused_numbers": "Messages with a number out of bounds (docs/design/numbers.md).",
     "refused_connections": "Connections closed because there were too many.",
     "malformed_messages": "Messages that contradict themselves.",
     "malformed_frames": "Frames that could not be read.",

@@ -2,7 +2,7 @@
 
 It has an identity of its own, and its first slot is a snapshot. Nothing that a client remembers of
 the old one may mean something else in the new one: revisions go on far above, sessions are gone,
-and leases have the time that they had left (docs/recovery.md).
+and leases have the time that they had left (docs/running/recovery.md).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Start server processes by multiprocessing's *spawn*, and see to it that none outlives its parent.
 
-Three things that the standard library leaves open (docs/local-cluster.md):
+Three things that the standard library leaves open (docs/running/local-cluster.md):
 
 - A spawned child first runs the user's script again, under another name, so that classes defined
   there can be unpickled. A script without an `if __name__ == "__main__":` guard would start a

@@ -185,7 +185,7 @@ class ClusterService:
         return message("HashKVResponse")(header=self._front.header(), hash=self._digest())
 
     async def snapshot(self, call: Call) -> None:
-        """A backup of Paxon's own kind (docs/backups.md): of etcd's it would be of no use to it."""
+        """A backup of Paxon's own kind (docs/running/backups.md): etcd's would be no use to it."""
         if self._save is None:
             raise Refused(Code.UNIMPLEMENTED, f"etcdserver: a backup {_OTHERWISE}")
         await call.receive()

@@ -1,4 +1,4 @@
-"""The service Lease. Leases are the store's own (docs/time.md)."""
+"""The service Lease. Leases are the store's own (docs/design/time.md)."""
 
 from __future__ import annotations
 

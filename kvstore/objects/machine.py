@@ -40,7 +40,7 @@ from paxon.transport.log import logger
 __all__ = ["ObjectMachine", "VERSION", "language_of", "machine_of"]
 
 VERSION = "version"
-"""The agreed setting that says which version of the class is in force (docs/settings.md)."""
+"""The agreed setting: which version of the class is in force (docs/running/settings.md)."""
 
 _TIMERS_A_SLOT = 1000
 _ROOM = 1 << 16

@@ -4,7 +4,7 @@ Part of the replicated state: it decides what reads of the past and watches are 
 cut by executing commands alone, by rules that depend on nothing but the log.
 
 Nearly all of it is never looked at again, so a write does as little for it as can be: it keeps the
-objects that the store had anyway (docs/store.md).
+objects that the store had anyway (docs/design/store.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Books over the commits of data directories, and who was told of which (docs/old-copies.md)."""
+"""The commits of data directories, and who was told of which (docs/design/old-copies.md)."""
 
 from __future__ import annotations
 

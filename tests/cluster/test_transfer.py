@@ -1,4 +1,4 @@
-"""Leaders hand over on real processes: asked to, and before they stop (docs/elections.md).
+"""Leaders hand over on real processes: asked to, and before they stop (docs/design/elections.md).
 
 Each operation's wait is measured and printed (`pytest -rP`), and asserted nowhere: that is the
 machine's. What is asserted is that nobody had to be elected by a timeout.

@@ -1,4 +1,4 @@
-"""What broke in others' API (docs/faults.md), in front of Paxon and of a real etcd alike."""
+"""What broke in others' API (docs/checks/faults.md), in front of Paxon and of a real etcd alike."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Real faults on real processes (docs/faults.md)."""
+"""Real faults on real processes (docs/checks/faults.md)."""

@@ -1,4 +1,4 @@
-"""Recipes under load while the leader is killed every second (docs/faults.md).
+"""Recipes under load while the leader is killed every second (docs/checks/faults.md).
 
 Each recipe has workers, threads with a client of their own, which write down what they were told.
 What has to be true of it is said in `holdings`, without I/O.

@@ -1,4 +1,4 @@
-"""Is a recorded history of the key-value store linearizable? (docs/histories.md)
+"""Is a recorded history of the key-value store linearizable? (docs/checks/histories.md)
 
 from tests.linearizability import Recorder, check
 

@@ -1,4 +1,4 @@
-"""`python -m tests.linearizability FILE`: check a recorded history (docs/histories.md)."""
+"""`python -m tests.linearizability FILE`: check a recorded history (docs/checks/histories.md)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Histories: what clients asked, when, and what they were told; and their JSON-lines form.
 
-docs/histories.md describes the form for other checkers.
+docs/checks/histories.md describes the form for other checkers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHOWN = 60
 
 
 class HistoryError(ValueError):
-    """A line of a history file is not what docs/histories.md describes; the text says which."""
+    """A line of a history file is not as docs/checks/histories.md describes; the text names it."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The disks that a power cut may leave, rebuilt from recorded calls (docs/power-cuts.md).
+"""The disks that a power cut may leave, rebuilt from recorded calls (docs/checks/power-cuts.md).
 
 The model is the weakest that a POSIX file system may be taken for:
 

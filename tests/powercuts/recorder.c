@@ -1,4 +1,4 @@
-/* Records what a process does to files below one directory (docs/power-cuts.md).
+/* Records what a process does to files below one directory (docs/checks/power-cuts.md).
  *
  * Loaded by LD_PRELOAD. Each call that changes files, names or what is synced is written as one
  * record to a log that all recorded processes share; appending makes each record whole and gives

@@ -1,4 +1,4 @@
-"""A real storage, and a real cluster, after power cuts at many moments (docs/power-cuts.md)."""
+"""A real storage and a real cluster after power cuts at any moment (docs/checks/power-cuts.md)."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A `Narrator` is a watched cluster (`tests.protocol.watched`) that writes down each message that
 arrives, what it changes at its receiver and what that sends. Its commands are the lines of a
-scenario; docs/scenarios.md describes them.
+scenario; docs/checks/scenarios.md describes them.
 """
 
 from __future__ import annotations

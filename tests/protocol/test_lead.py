@@ -118,7 +118,8 @@ def test_each_slot_has_its_own_highest_ballot() -> None:
 
 def test_the_second_batch_of_a_reign_waits_until_the_first_is_chosen() -> None:
     """Else what an older reign packed late could be chosen in the first one's place, with a later
-    time above it: the time would leap, and end what was granted there too soon (docs/time.md)."""
+    time above it: the time would leap, and end what was granted there too soon
+    (docs/design/time.md)."""
     cluster = plain().start()
     cluster.lead(1)
     session = cluster.open_session(1)

@@ -550,7 +550,7 @@ plant(
 )
 
 
-# --- leases among servers of other settings (docs/settings.md) -----------------------------------
+# --- leases among servers of other settings (docs/running/settings.md) ----------------------------
 
 
 def _grant_without_disk(original: Original) -> Any:

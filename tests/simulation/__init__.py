@@ -1,5 +1,5 @@
 """A deterministic simulation of whole clusters: the real servers, stores and clients over a
-simulated network, disk and clock, under faults drawn from one seed (docs/simulation.md).
+simulated network, disk and clock, under faults drawn from one seed (docs/checks/simulation.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The simulator's command line (docs/simulation.md).
+"""The simulator's command line (docs/checks/simulation.md).
 
 python -m tests.simulation --seed 7 --steps 1000           one seed; its trace if it fails
 python -m tests.simulation --seed 7 --trace                one seed, with its trace

@@ -1,4 +1,4 @@
-"""What room the log has left, by what the disk and the database say (docs/full-disks.md)."""
+"""What room the log has left, by what the disk and the database say (docs/design/full-disks.md)."""
 
 from __future__ import annotations
 

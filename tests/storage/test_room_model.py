@@ -1,4 +1,4 @@
-"""A server's disk in sizes alone, and the worst that clients can do to it (docs/full-disks.md).
+"""A server's disk in sizes alone, and the worst that clients can do (docs/design/full-disks.md).
 
 The rule is the real one, `Disk.room`. A state that takes no more than two fifths of its disk must
 never be held back for good, and the disk never be full.

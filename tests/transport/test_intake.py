@@ -1,4 +1,4 @@
-"""What one receiver, client, frame or burst may take of an endpoint (docs/overload.md)."""
+"""What one receiver, client, frame or burst may take of an endpoint (docs/design/overload.md)."""
 
 from __future__ import annotations
 

@@ -305,7 +305,7 @@ class WatchSide:
         """A server answers a watch; False if this is none of ours.
 
         `leader`: who is thought to lead, maybe by the same frame: who does not lead names whom it
-        follows when it is asked for a few watches (docs/watches.md).
+        follows when it is asked for a few watches (docs/design/watches.md).
         """
         given, goes_on = reply.id % _ANSWERS, reply.status == ReplyStatus.GOES_ON
         order = reply.id - given

@@ -1,4 +1,4 @@
-"""Making a cluster, and belonging to it, on real processes (docs/making-a-cluster.md)."""
+"""Making a cluster, and belonging to it, on real processes (docs/design/making-a-cluster.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What broke in others when members changed, on real processes (docs/faults.md)."""
+"""What broke in others when members changed, on real processes (docs/checks/faults.md)."""
 
 from __future__ import annotations
 

@@ -270,7 +270,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_state_that_outgrows_its_disk_waits_for_room_and_loses_nothing(
     single: Path, small_disk: Path
 ) -> None:
-    """Who fills the disk with its own data holds clients back; docs/full-disks.md."""
+    """Who fills the disk with its own data holds clients back; docs/design/full-disks.md."""
     place = ("--dir", str(small_disk / "data"))
     acknowledged: list[str] = []
     with serving(single, 1, *place) as server:

@@ -1,4 +1,4 @@
-"""Copies of data directories that are put back, on real processes (docs/old-copies.md)."""
+"""Copies of data directories that are put back, on real processes (docs/design/old-copies.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`paxon recover`: a cluster of one, of what a single directory holds (docs/recovery.md)."""
+"""`paxon recover`: a cluster of one, of what one directory holds (docs/running/recovery.md)."""
 
 from __future__ import annotations
 

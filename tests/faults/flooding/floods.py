@@ -94,8 +94,9 @@ SHARES = f"  {'beside a flood of':<32}{'alone':>8}{'beside':>8}{'share':>7}{'MiB
 def share_line(kind: str, operations: int, alone: float, beside: float, most: int) -> str:
     """What the others got, in operations a second, and of the half that was theirs.
 
-    Their share of the leader's time is what is bounded (docs/overload.md). Here the flooder's own
-    process and its frames take cores of the same machine, so a share below 100 % breaks nothing.
+    Their share of the leader's time is what is bounded (docs/design/overload.md). Here the
+    flooder's own process and its frames take cores of the same machine, so a share below 100 %
+    breaks nothing.
     """
     return (
         f"  {kind:<32}{operations / alone:>8.0f}{operations / beside:>8.0f}"

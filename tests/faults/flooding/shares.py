@@ -63,7 +63,7 @@ SHOWN = (
     "slot requests", "openings", "settings", "tiny frames", "unwatching",
     "stale gets of 15 MiB", "lease gets of 15 MiB",
 )  # fmt: skip
-"""Those of docs/overload.md."""
+"""Those of docs/design/overload.md."""
 
 
 class CpuClock(Clock):

@@ -1,4 +1,4 @@
-"""The command of docs/overload.md measures something."""
+"""The command of docs/design/overload.md measures something."""
 
 from __future__ import annotations
 

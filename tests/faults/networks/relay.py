@@ -1,4 +1,4 @@
-"""A relay between real processes, which can cut, lose, delay and stall (docs/faults.md).
+"""A relay between real processes, which can cut, lose, delay and stall (docs/checks/faults.md).
 
 Servers and clients dial the relay instead of each other. It speaks TCP and looks into ZeroMQ's
 frames, so that what it loses is a whole message, as the protocol would see it in real life. It runs

@@ -1,4 +1,4 @@
-"""Who floods a server with what is large or dear lets others go first (docs/overload.md)."""
+"""Who floods a server with what is large or dear lets others go first (docs/design/overload.md)."""
 
 from __future__ import annotations
 

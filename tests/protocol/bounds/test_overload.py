@@ -1,4 +1,4 @@
-"""What one client, command, session or burst may take (docs/overload.md), server by server."""
+"""What one client, command, session or burst may take (docs/design/overload.md), by server."""
 
 from __future__ import annotations
 

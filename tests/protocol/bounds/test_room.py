@@ -1,4 +1,4 @@
-"""Disks with little room for the log: clients are held back, nobody stops (docs/full-disks.md)."""
+"""Disks with little room: clients are held back, nobody stops (docs/design/full-disks.md)."""
 
 from __future__ import annotations
 

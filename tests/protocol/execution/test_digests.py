@@ -1,4 +1,4 @@
-"""MEMBERSHIP rule 8: servers compare hashes of what they executed (docs/digests.md)."""
+"""MEMBERSHIP rule 8: servers compare hashes of what they executed (docs/design/digests.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log's time (rule 13, docs/time.md): who moves it, who hears of it, and who is woken by it."""
+"""The log's time (rule 13, docs/design/time.md): who moves it, hears of it, is woken by it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Addresses are hints (docs/addresses.md): who tells whom, who is believed, what is kept."""
+"""Addresses are hints (docs/design/addresses.md): who tells whom, who is believed, what is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A dead leader is noticed by its closed connection (docs/elections.md)."""
+"""A dead leader is noticed by its closed connection (docs/design/elections.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bugs to plant in the care for old copies of data directories (docs/old-copies.md)."""
+"""Bugs to plant in the care for old copies of data directories (docs/design/old-copies.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Backups of the running cluster, and clusters restored from them beside it (docs/backups.md).
+"""Backups of the running cluster, and clusters restored from them (docs/running/backups.md).
 
 A client saves with the code that `paxon backup` has, page by page, whatever befalls the servers
 meanwhile. Later some servers are started on directories restored from that, perhaps enough to

@@ -1,4 +1,4 @@
-"""Small bounds: a run about overload (docs/overload.md), drawn apart from the rest of a plan.
+"""Small bounds: a run about overload (docs/design/overload.md), drawn apart from the rest.
 
 The bounds of earnest are megabytes and thousands; a simulated run has a few dozen commands. So some
 runs have bounds that a few of them reach. What decides how a command ends is agreed (`max_kept`,

@@ -1,4 +1,4 @@
-"""State machines that go wrong while the simulator runs (docs/digests.md)."""
+"""State machines that go wrong while the simulator runs (docs/design/digests.md)."""
 
 from __future__ import annotations
 

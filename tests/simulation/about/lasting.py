@@ -5,7 +5,7 @@ was asked for has to be answered although one server is down, cut off, unheard o
 do not reach each other; or although all reach each other through one alone. Only then the rest is
 healed as well. Without the courtesies of `stable` it is one that is down, or nothing: who does not
 hear its leader deposes it for ever, and under `contend` so do clients that look for one that is
-gone (docs/elections.md).
+gone (docs/design/elections.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Clients that lease, lock, watch and transact, under every fault (docs/simulation.md)."""
+"""Clients that lease, lock, watch and transact, under every fault (docs/checks/simulation.md)."""
 
 from __future__ import annotations
 

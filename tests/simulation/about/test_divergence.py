@@ -1,4 +1,4 @@
-"""State machines that go wrong in the simulator, and who finds out (docs/digests.md)."""
+"""State machines that go wrong in the simulator, and who finds out (docs/design/digests.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that differ, and settings that change while the cluster serves (docs/settings.md).
+"""Servers that differ, and settings that change meanwhile (docs/running/settings.md).
 
 Both are drawn apart from the rest of a plan, so that seeds of earlier days keep all else.
 """
@@ -33,7 +33,7 @@ def draw_own(plan: Plan) -> list[list[dict[str, Any]]]:
     own = [[_own(random, least) for _ in range(3)] for _ in plan.clock_rates]
     # One server at most without courtesy: two might duel for long, which is no news. And none where
     # a disk is lost: a leader without courtesy is back before those with it answer whoever rejoins,
-    # which is safe, and may go on for ever (docs/settings.md).
+    # which is safe, and may go on for ever (docs/running/settings.md).
     rude = random.randrange(plan.servers)
     rejoins = any(fault.kind == "lose_disk" for fault in plan.faults)
     promised = plan.settings.get("max_clock_drift", 0.05)
