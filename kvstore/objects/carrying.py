@@ -33,9 +33,9 @@ __all__ = [
 
 _OWN = (
     shapes.ListType, shapes.DictType, shapes.TypedDictType, shapes.StructType,
-    shapes.DataclassType, shapes.ByteArrayType, shapes.FloatType, shapes.DecimalType,
+    shapes.DataclassType, shapes.ByteArrayType,
 )  # fmt: skip
-"""Of which one object in two places is more than two that are equal; a NaN equals only itself."""
+"""Of which one object in two places is more than two that are equal."""
 
 _IN_ORDER = (
     shapes.IntType, shapes.BoolType, shapes.StrType, shapes.BytesType, shapes.DateType,
@@ -223,11 +223,11 @@ def shared_part(fields: Mapping[str, object], deep: Collection[str]) -> str:
         while ahead:
             each = ahead.pop()
             parts, changes = _contents(each, name in deep)
-            if changes or _is_nan(each):
+            if changes:
                 if id(each) in places:
                     other = places[id(each)]
                     where = f"{other} and {name} share" if other != name else f"{name} holds twice"
-                    return f"{where} one {'NaN' if _is_nan(each) else type(each).__name__}"
+                    return f"{where} one {type(each).__name__}"
                 places[id(each)] = name
             ahead += parts
     return ""
@@ -263,13 +263,6 @@ def altered(value: object, again: object) -> str:
             return f"{_a(kind)}, which would have no {min(lost)}"
         ahead += zip(parts, others, strict=True)
     return ""
-
-
-def _is_nan(value: object) -> bool:
-    """Whether it is found in a list only where that holds this very object."""
-    if isinstance(value, decimal.Decimal):
-        return value.is_nan()
-    return isinstance(value, float) and value != value  # noqa: PLR0124
 
 
 def _is_fixed(value: object) -> bool:
