@@ -28,10 +28,10 @@ __all__ = [
     "Place", "CommitNote", "Sealed", "Handover", "Rehearsal", "Rehearsed",
     "PeerMessage", "MOST_UNWATCHED", "OpenSession", "Command", "Query", "StatusRequest",
     "SlotRequest", "ChangeSettings", "Renew", "Stranger", "Watch", "Unwatch", "WatchCheck",
-    "TransferLeader", "ChangeMembers", "AskMembers", "ClientMessage", "ReplyStatus", "ReadMode",
-    "SessionOpened", "CommandReply", "QueryReply", "NotLeader", "Overloaded", "StatusReply",
-    "SlotReply", "OtherCluster", "PortOfServers", "WatchesHeld", "Addresses", "ServerReply",
-    "overloaded", "retry_after", "watch_digest",
+    "TellAddresses", "TransferLeader", "ChangeMembers", "AskMembers", "ClientMessage",
+    "ReplyStatus", "ReadMode", "SessionOpened", "CommandReply", "QueryReply", "NotLeader",
+    "Overloaded", "StatusReply", "SlotReply", "OtherCluster", "PortOfServers", "WatchesHeld",
+    "Addresses", "ServerReply", "overloaded", "retry_after", "watch_digest",
 ]  # fmt: skip
 
 PROTOCOL_VERSION = 11
@@ -457,6 +457,14 @@ class WatchCheck(Wire, frozen=True, tag=10):
     id: int
 
 
+class TellAddresses(Wire, frozen=True, tag=15):
+    """Client → any server, once over each connection: tell me where all are, and of each change.
+
+    Answered by `Addresses`, now and then. A client that is silent while servers are replaced would
+    find none of them afterwards.
+    """
+
+
 class TransferLeader(Wire, frozen=True, tag=12):
     """Client → leader: let another server lead. Answered by a `QueryReply` with that one's id.
 
@@ -473,7 +481,7 @@ class TransferLeader(Wire, frozen=True, tag=12):
 
 ClientMessage: TypeAlias = (
     OpenSession | Command | Query | StatusRequest | SlotRequest | ChangeSettings | Renew | Stranger
-    | Watch | Unwatch | WatchCheck | TransferLeader | ChangeMembers | AskMembers
+    | Watch | Unwatch | WatchCheck | TransferLeader | ChangeMembers | AskMembers | TellAddresses
 )  # fmt: skip
 
 
@@ -678,10 +686,7 @@ def watch_digest(ids: Iterable[int]) -> int:
 
 
 class Addresses(Wire, frozen=True, tag=11):
-    """Server → client that sends something within a minute of a move: servers are elsewhere now.
-
-    Else a client whose leader stays where it is would know of none of the others.
-    """
+    """Any server → client that has sent `TellAddresses`: here servers are by now."""
 
     addresses: dict[ServerId, str]
     """Where clients reach each server of the cluster, as far as the sender knows."""

@@ -218,8 +218,6 @@ class PaxosServer(BurstActor):
             self.on_connection_lost(server)
         if burst.clients or burst.refused or burst.gone or self.reception.turns.waiting:
             self.reception.serve(burst, self._now - self.latencies.burst.total)
-            if self.places.told_clients is not None:
-                self.membership.tell_clients(burst)
 
     def _before_flush(self) -> None:
         reign = self._reign
@@ -307,6 +305,8 @@ class PaxosServer(BurstActor):
         if self.membership.confirmation.pending:
             return  # nothing that it found on its disk may change
         if self._retires:
+            self.membership.tell_clients(len(self.places.untold))  # nobody else may know them
+            self._outbox.send_replies()
             end = Retired(self.settings.server, self.settings.cluster)
             self._storage.condemn(str(end))
             raise end
@@ -1542,7 +1542,7 @@ class PaxosServer(BurstActor):
             deadline = min(deadline, self.reception.turns.due(self.latencies.burst.total))
         if self.log.chosen_to < self.catching_up.known_commit:
             deadline = min(deadline, self.catching_up.ask_at)
-        return deadline
+        return self._now if self.places.untold else deadline
 
     def _on_timers(self) -> None:
         now = self._now
@@ -1588,6 +1588,8 @@ class PaxosServer(BurstActor):
             self._tell_of_seal(self._opening)
         if self._now >= self.places.due:
             self.membership.on_places_timer()
+        if self.places.untold:
+            self.membership.tell_clients()
         if self.is_behind() and self._now >= self.catching_up.ask_at:
             self._ask_to_catch_up()
         if self._now >= self._watermark_at:

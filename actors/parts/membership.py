@@ -47,6 +47,7 @@ from paxon.actors.messages import (
     SnapshotChunk,
     SnapshotOffer,
     SnapshotRequest,
+    TellAddresses,
 )
 from paxon.actors.parts.host import Host, Part
 from paxon.actors.parts.status import members_now
@@ -64,7 +65,7 @@ from paxon.actors.records.configuration import (
 from paxon.actors.records.confirmation import Confirmation
 from paxon.actors.records.disks import KnownDisks
 from paxon.actors.records.making import Making
-from paxon.actors.records.places import Places, plausible
+from paxon.actors.records.places import TOLD_AT_ONCE, Places, plausible
 from paxon.actors.records.reign import MOVES_SECONDS, Reign, is_level
 from paxon.transport.log import logger
 
@@ -515,11 +516,16 @@ class Membership(Part):
         if self._settings.server in changed:
             places.tell_all(self._outbox.now)
 
-    def tell_clients(self, burst: ServerBurst) -> None:
-        """Servers have moved of late: whoever sends something is told so, once."""
-        clients = [client for client, _ in burst.clients]
-        for client in self.places.news_for(clients, self._outbox.now):
-            self._outbox.reply(client, Addresses(self.places.client_addresses()))
+    def on_tell_addresses(self, _request: TellAddresses, client: ClientToken) -> None:
+        """Tell a client where all servers are, and whenever that changes."""
+        self.places.listen(client, self._outbox.now)
+        self._outbox.reply(client, Addresses(self.places.client_addresses()))
+
+    def tell_clients(self, most: int = TOLD_AT_ONCE) -> None:
+        """Servers have moved: tell clients that listen, though they may be silent."""
+        addresses = Addresses(self.places.client_addresses())
+        for client in self.places.take_untold(most):
+            self._outbox.reply(client, addresses)
 
     def on_places_timer(self) -> None:
         """Tell again whoever has not answered, and try elsewhere whoever never does."""

@@ -123,6 +123,7 @@ class Reception(Part):
         if burst.gone or burst.refused or burst.ignored:
             for client in burst.gone:
                 self._host.watches.forget(client)
+                self._host.places.forget(client)
                 self.turns.drop(client)
             for client in burst.refused:
                 self._outbox.throw_away(client, "a frame holds too many messages")

@@ -17,6 +17,7 @@ from paxon.actors.messages import (
     StatusReply,
     StatusRequest,
     Stranger,
+    TellAddresses,
 )
 from paxon.actors.parts.host import Host, Part
 from paxon.actors.records.configuration import MOST_REQUESTS
@@ -52,7 +53,10 @@ class Telling(Part):
     def tell_status(self, burst: ServerBurst) -> None:
         """This state is nobody's yet, or may be old: tell how it is, and send clients elsewhere."""
         host, reception = self._host, self._host.reception
-        may = (StatusRequest, SlotRequest, *(() if host.making.in_force else (AskMembers,)))
+        may = (
+            StatusRequest, SlotRequest, TellAddresses,
+            *(() if host.making.in_force else (AskMembers,)),
+        )  # fmt: skip
         reception.open()
         for client, requests in burst.clients:
             for request in requests:

@@ -8,6 +8,7 @@ it on, and a wrong one costs a connection attempt.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 
 from msgspec import structs
 
@@ -26,8 +27,12 @@ ASKED_IN_VAIN = 3
 """After so many unanswered tellings another address of that member is tried, if there is one."""
 MAX_ADDRESS_BYTES = 300
 """A host's name has up to 253 bytes, a socket's path up to 107."""
-NEWS_SECONDS = 60.0
-"""For so long clients that send something are told of a move."""
+MOST_LISTENERS = 1 << 16
+"""Clients that are told of moves. Who is gone is noticed when it is told something …"""
+LOOK_FOR_GONE = 60.0
+"""… so if there is no room all are told, this often at most, in seconds."""
+TOLD_AT_ONCE = 64
+"""Clients that one step tells of a move."""
 MAX_MOVES = 1 << 62
 
 
@@ -52,10 +57,11 @@ class Places:
         """Members that do not know yet where this server is, and how often they were told."""
         self.due = NEVER
         """When to tell those again, monotonic seconds."""
-        self.moved_at = -NEVER
-        """When some server was heard to have moved, as clients see it …"""
-        self.told_clients: set[ClientToken] | None = None
-        """… and which clients have been told since; None: it is long ago."""
+        self._listeners: dict[ClientToken, None] = {}
+        """Clients that want to hear where servers are whenever that changes …"""
+        self.untold: dict[ClientToken, None] = {}
+        """… and those of them that have not been told of the last change."""
+        self._looked_at = -NEVER
 
     # --- this server -----------------------------------------------------------------------------
 
@@ -80,7 +86,7 @@ class Places:
             return
         self._members = {member.server: member.incarnation for member in members}
         if changed and self.client_addresses() != before:  # (not as an old directory told it)
-            self.moved_at, self.told_clients = now, set()
+            self.untold = dict(self._listeners)
         self._asked = dict.fromkeys((s for s in self._members if s != self._server), 0)
         self.due = now
 
@@ -159,18 +165,8 @@ class Places:
                 self._told[server] = place
                 changed.append(server)
         if changed and self.client_addresses() != before:
-            self.moved_at, self.told_clients = now, set()
+            self.untold = dict(self._listeners)
         return changed
-
-    def news_for(self, clients: Iterable[ClientToken], now: float) -> list[ClientToken]:
-        """Whom of these clients to tell where all servers are by now."""
-        told = self.told_clients
-        if told is None or now > self.moved_at + NEWS_SECONDS:
-            self.told_clients = None
-            return []
-        fresh = [client for client in dict.fromkeys(clients) if client not in told]
-        told.update(fresh)
-        return fresh
 
     def hear_unknown(self, server: ServerId, address: str) -> bool:
         """Somebody that is not known by its directory yet says where it is; whether that is new."""
@@ -197,6 +193,28 @@ class Places:
             if (told.peer, client) != (member.peer, member.client):
                 found.append(MemberChange("move", member.server, peer=told.peer, client=client))
         return tuple(found)
+
+    # --- clients that listen ---------------------------------------------------------------------
+
+    def listen(self, client: ClientToken, now: float) -> None:
+        """A client is told now, and wants to hear of each move from here on."""
+        self.untold.pop(client, None)
+        if client in self._listeners or len(self._listeners) < MOST_LISTENERS:
+            self._listeners[client] = None
+        elif now >= self._looked_at + LOOK_FOR_GONE:
+            self._looked_at, self.untold = now, dict(self._listeners)
+
+    def take_untold(self, most: int) -> list[ClientToken]:
+        """So many of those that have to be told; they count as told."""
+        taken = list(islice(self.untold, most))
+        for client in taken:
+            del self.untold[client]
+        return taken
+
+    def forget(self, client: ClientToken) -> None:
+        """A client is gone."""
+        self._listeners.pop(client, None)
+        self.untold.pop(client, None)
 
     # --- dialling --------------------------------------------------------------------------------
 

@@ -138,7 +138,7 @@ class AsyncDriver:
         self._loop.add_reader(link.lost_fd, self._on_ended, link)
 
     def _on_readable(self, link: Link) -> None:
-        if self._links.drain(link) and not self._core.idle:
+        if self._links.drain(link) and (not self._core.idle or self._core.search.asks_addresses):
             self.plan_pump()  # after the tasks that this wakes have submitted what comes next
 
     def _on_ended(self, link: Link) -> None:

@@ -93,7 +93,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """Who leads; for drivers and tests to read."""
         reachable = self.search.servers if redirect else self.search.servers[:1]
         self._side = SideRequests(reachable, self.options, random.getrandbits(16))
-        self.watches = WatchSide(reachable, random.getrandbits(16))
+        self.watches = WatchSide(reachable, random.getrandbits(16), self.search.told)
         self._writes = TicketQueue()
         self._reads: dict[ReadMode, TicketQueue] = {m: TicketQueue() for m in get_args(ReadMode)}
         self._to_resend: list[Request] = []  # refused by an expired session, for the next one
@@ -207,10 +207,10 @@ class CommandCore(Generic[PayloadT, ResultT]):
     @property
     def idle(self) -> bool:
         """Whether nothing is asked for at all."""
-        return not (self._side or self._reads["stale"] or self.watches or self._wants_leader)
+        return not (self._side or self._reads["stale"] or self.watches or self.wants_leader)
 
     @property
-    def _wants_leader(self) -> bool:
+    def wants_leader(self) -> bool:
         """Whether anything is asked for that only a leader does."""
         return bool(
             self._writes or self._to_resend or self._queries or self._opening
@@ -258,6 +258,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
             self._send_aside(outbox)
         if self.watches:
             self.watches.send(now, outbox.add)
+        if self.search.asks_addresses:
+            self.search.ask_addresses(outbox.add)
         return outbox.frames
 
     def next_deadline(self) -> float:
@@ -267,8 +269,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
         due = min(self._next_expiry, self.search.due(self._now))
         if self._now >= self.search.pause_until:
             due = min(due, self._aged_at)
-        watches = self.watches.next_deadline() if self.watches else math.inf
-        return min(due, watches, self._side.due() if self._side else math.inf)
+        due = min(due, self.watches.next_deadline() if self.watches else math.inf)
+        return min(due, self._side.due() if self._side else math.inf)
 
     def receive(self, address: str, replies: Iterable[ServerReply], now: float) -> None:
         """Take in a frame from the server at `address`; `poll` afterwards."""
@@ -289,7 +291,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 case StatusReply() | SlotReply():
                     self._side.told(address, reply)
                 case Addresses(addresses):
-                    self.search.learn(addresses)
+                    self.search.tells(address, addresses)
                 case WatchesHeld():
                     self.watches.on_held(address, reply, now)
                 case PortOfServers():
@@ -601,7 +603,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
 
     def _seek(self, outbox: Outbox) -> None:
         """Ask every server for an answer that only a leader gives."""
-        if not self._wants_leader:
+        if not self.wants_leader:
             self.search.rest()
         elif self.search.round_due(self._now):
             for server in self.search.servers if self._redirect else [self.search.target]:
@@ -689,10 +691,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
             self._complete(request, error, executed=False)
         for other in chain:
             other.after = None
-            sent = other.undecided > 0
-            self._complete(
-                other, outcomes.not_followed(request.tickets[0].error, sent), executed=False
-            )
+            error = outcomes.not_followed(request.tickets[0].error, other.undecided > 0)
+            self._complete(other, error, executed=False)
         session.give_up(chain)
         self._to_resend = outcomes.without_followers(self._to_resend, chain)
         self._drop_if_done(session)

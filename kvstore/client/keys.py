@@ -80,6 +80,7 @@ def learner(
     def trust(done: Ticket[Any, Any]) -> None:
         if done.error is None:
             secure.trust(decode_members(done.value()).members)
+            core.search.ask_addresses_anew()
 
     def learn(addresses: Mapping[int, str]) -> None:
         if secure.learn(addresses):

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
+from paxon.actors.messages import ClientMessage, TellAddresses
+
 __all__ = ["LeaderSearch", "CoreOptions", "CoreRandom"]
 
 _LIST_BYTES = 5
@@ -101,6 +103,13 @@ class LeaderSearch:
         """Nothing is sent to the target before."""
         self.on_addresses: Callable[[Mapping[int, str]], object] | None = None
         """Is told where each server is reached, by its id."""
+        self.asks_addresses = redirect
+        """Some server may not have been asked yet to tell where all of them are."""
+        self.told: list[str] = []
+        """Where they are, as was told last."""
+        self._asked: dict[str, float] = {}
+        """Who was asked to tell over its present connection, at which of our `changes`; infinite
+        once it has told."""
         self._given = len(self.servers)
         self._random = random
         self._options = options
@@ -169,6 +178,8 @@ class LeaderSearch:
 
     def lost(self, address: str, now: float) -> None:
         """The connection to a server has ended."""
+        self._asked.pop(address, None)
+        self.asks_addresses = True
         if address != self.target or self.seeking:
             return
         if self.waiting_since is None:
@@ -190,10 +201,37 @@ class LeaderSearch:
 
     def learn(self, addresses: Mapping[int, str]) -> None:
         """A server tells where all of them are reached; they may have moved."""
-        if addresses and self.on_addresses is not None:
+        if not addresses:
+            return
+        if self.on_addresses is not None:
             self.on_addresses(addresses)
         for address in addresses.values():
             self._learn(address)
+        if self._redirect:
+            self.told[:] = addresses.values()
+            self.asks_addresses = True
+
+    def tells(self, address: str, addresses: Mapping[int, str]) -> None:
+        """A server that was asked tells where all are, and will tell of changes."""
+        self._asked[address] = math.inf
+        self.learn(addresses)
+
+    def ask_addresses(self, send: Callable[[str, ClientMessage, int], object]) -> None:
+        """Ask target and members to tell where all are: once over each connection.
+
+        Whoever has not answered is asked again when what is queued for it has become obsolete.
+        Addresses that were given only are left alone: others may listen there by now.
+        """
+        self.asks_addresses = False
+        for address in dict.fromkeys((self.target, *self.told)):
+            if self._asked.get(address, -1) < self.changes:
+                self._asked[address] = self.changes
+                send(address, TellAddresses(), 16)
+
+    def ask_addresses_anew(self) -> None:
+        """Servers can be connected to now that could not be before."""
+        self._asked = {a: asked for a, asked in self._asked.items() if asked == math.inf}
+        self.asks_addresses = self._redirect
 
     def round_due(self, now: float) -> bool:
         """Whether to ask all servers now; if so the next time is set."""
@@ -203,6 +241,7 @@ class LeaderSearch:
         if now >= self._seek_since + 1.0:
             self._seek_interval = min(self._seek_interval * 1.5, self._options.seek_max)
         self.changes += 1
+        self.asks_addresses = self._redirect
         return True
 
     def rest(self) -> None:
@@ -228,6 +267,7 @@ class LeaderSearch:
         self.target = address
         self._target_lost = False
         self.changes += 1
+        self.asks_addresses = self._redirect
         self._confirmed = False
         if self.waiting_since is not None:
             self.waiting_since = now

@@ -1,6 +1,7 @@
 """Drives a client core for threads that block: whoever waits does the I/O, for all.
 
-There is no thread of the client's own, hence no hop between threads for a caller alone. Of the
+There is no thread of the client's own, hence no hop between threads for a caller alone. (One of
+the process's looks after all clients that nobody is using: servers may move meanwhile.) Of the
 threads that wait, one at a time is the *driver*: it sleeps on the sockets' file descriptors, takes
 in what comes, completes everybody's tickets and, once its own is done, hands the role to another.
 Sockets and core are touched only under the lock, which the driver does not hold while it sleeps, so
@@ -40,6 +41,8 @@ AnyTicket = Ticket[Any, Any]
 _LONGEST_SLEEP_MS = 60_000.0
 _LAST_SECONDS = 1.0
 """How long the program's end and a thread that still uses a client may wait for each other."""
+_LOOK_SECONDS = 0.5
+"""How often clients that nobody uses are looked after."""
 _ENDED = "the program ends"
 
 
@@ -77,6 +80,7 @@ class SyncDriver:
         """The sockets are closed, or are as soon as nobody drives."""
         self._released = False
         _drivers.add(self)
+        _look_after_all()
 
     # --- for clients -------------------------------------------------------------------------
 
@@ -198,6 +202,17 @@ class SyncDriver:
             with contextlib.ExitStack() as stack:
                 for callback in reversed(callbacks):
                     stack.callback(callback)
+
+    def look_after(self) -> None:
+        """Nobody uses the client: hear where servers are by now, and which connections ended."""
+        if not self.lock.acquire(blocking=False):
+            return
+        try:
+            if self._driver is None and not (self._unusable or self._core.wants_leader):
+                self._take_in(self._poll.poll(0))
+                self.pump()
+        finally:
+            self.lock.release()
 
     @property
     def serves(self) -> bool:
@@ -354,8 +369,11 @@ class SyncDriver:
             link = self._by_fd.get(fd)
             if link is not None:
                 self._links.drain(link)
-            elif self._links.ended(self._by_lost_fd[fd]):
-                self._core.lost(self._by_lost_fd[fd].address, time.monotonic())
+                continue
+            link = self._by_lost_fd[fd]
+            self._links.drain(link)  # first: where others are by now may be the last it said
+            if self._links.ended(link):
+                self._core.lost(link.address, time.monotonic())
 
     def _on_open(self, link: Link) -> None:
         self._by_fd[link.fd] = link
@@ -405,6 +423,30 @@ def _seconds(due: float) -> float:
 
 
 _drivers: weakref.WeakSet[SyncDriver] = weakref.WeakSet()
+_caretaker = [threading.Thread()]
+"""The thread that looks after them; nobody's in a forked child, until it makes a client."""
+
+
+def _look_after_all() -> None:
+    """See to it that the thread runs that looks after clients which nobody uses."""
+    if not _caretaker[0].is_alive():
+        _caretaker[0] = threading.Thread(target=_take_care, name="paxon-clients", daemon=True)
+        with contextlib.suppress(RuntimeError):  # (no thread to be had: perhaps with the next one)
+            _caretaker[0].start()
+
+
+def _take_care() -> None:
+    while threading.current_thread() is _caretaker[0]:
+        time.sleep(_LOOK_SECONDS)
+        _look_once()
+
+
+def _look_once() -> None:
+    drivers: list[SyncDriver] = []
+    with contextlib.suppress(RuntimeError):  # (a client was made meanwhile: the next time)
+        drivers += _drivers
+    for driver in drivers:
+        driver.look_after()
 
 
 def _after_fork() -> None:

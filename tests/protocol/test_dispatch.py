@@ -23,6 +23,7 @@ from paxon.actors.messages import (
     SnapshotRequest,
     StatusRequest,
     Stranger,
+    TellAddresses,
     Unwatch,
     Watch,
     WatchCheck,
@@ -34,7 +35,7 @@ BESIDE = {
     Introduction, CountQuestion, CountAnswer, DigestRequest, DigestReply, Watch,
     Unwatch, WatchCheck, Rehearsal, Rehearsed, SnapshotOffer, SnapshotRequest, SnapshotChunk,
     StatusRequest, SlotRequest, Stranger, ChangeMembers, AskMembers, OpenSession, ChangeSettings,
-    Renew,
+    Renew, TellAddresses,
 }  # fmt: skip
 """What decides nothing on ballots and slots: the parts of a server handle these themselves."""
 OTHERWISE = {"on_connection_lost", "on_local", "on_timer", "on_places_timer"}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from paxon.actors.messages import ClientMessage, OtherCluster, ReadMode
+from paxon.actors.messages import ClientMessage, OtherCluster, ReadMode, TellAddresses
 from paxon.kvstore.client.core import ClientCore, CoreOptions, KVTicket
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.errors import PaxonError, RequestTimeout, WrongCluster
@@ -274,7 +274,9 @@ class SimulatedClient:
         """Send what there is to send, and come back when there is more to do."""
         world = self.world
         for address, messages in self.core.poll(world.now):
-            self._transmit(address, messages)
+            # (servers have no addresses here that they could tell of)
+            if wanted := [each for each in messages if type(each) is not TellAddresses]:
+                self._transmit(address, wanted)
         due = self.core.next_deadline()
         if due < self._timer_at:
             self._timer_at = max(due, world.now) + 1e-7

@@ -103,9 +103,12 @@ class Watched:
 class WatchSide:
     """All watches of one client."""
 
-    def __init__(self, servers: Sequence[str], first: int) -> None:
-        """Args: the client's list of addresses (it may grow), and with which server to begin."""
-        self._servers = servers
+    def __init__(self, servers: Sequence[str], first: int, members: Sequence[str] = ()) -> None:
+        """Args: all addresses, with which to begin, and where members are; both lists may change.
+
+        Of all addresses some may be those of servers that are no more.
+        """
+        self._servers, self._members = servers, members
         self.home = servers[first % len(servers)]
         """The server that holds the watches."""
         self._near = False
@@ -266,7 +269,7 @@ class WatchSide:
 
     def move(self, now: float) -> None:
         """Go on elsewhere, from each watch's own position."""
-        servers = self._servers
+        servers = self._members if self._moves < len(self._members) else self._servers
         place = servers.index(self.home) if self.home in servers else self._elsewhere
         self._near = False
         self._settle(servers[(place + 1) % len(servers)])

@@ -27,6 +27,9 @@ Filter = Callable[[str, ClientMessage], bool]
 class World:
     """A core, a fake cluster, and what is between them."""
 
+    asks_addresses = False
+    """What goes once over each connection would be in the way of tests that count messages."""
+
     def __init__(
         self,
         known: tuple[str, ...] = (A, B, C),
@@ -37,6 +40,8 @@ class World:
         self.now = 100.0
         self.cluster = FakeCluster([A, B, C])
         self.core = ClientCore(known, random.Random(7), options=options, redirect=redirect)
+        if not self.asks_addresses:
+            self.core.search.ask_addresses = lambda send: None  # type: ignore[method-assign]
         self.lost: Filter = lambda _address, _message: False
         """Requests that never arrive."""
         self.unheard: Callable[[str, ServerReply], bool] = lambda _address, _reply: False

@@ -19,6 +19,7 @@ from paxon.actors.execution.agreed import first_agreed
 from paxon.actors.execution.application import Application, encode_batch
 from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.messages import (
+    Addresses,
     Batch,
     ClientMessage,
     Command,
@@ -34,6 +35,7 @@ from paxon.actors.messages import (
     SessionOpened,
     StatusReply,
     StatusRequest,
+    TellAddresses,
     overloaded,
 )
 from paxon.kvstore.store.store import KVStore
@@ -60,6 +62,9 @@ class FakeCluster:
         """What the server at `address` answers to a frame."""
         replies: list[ServerReply] = []
         for message in messages:
+            if isinstance(message, TellAddresses):
+                replies.append(Addresses({}))
+                continue
             self.received.append((address, message))
             reply = self._answer(address, message)
             if not (isinstance(reply, NotLeader) and replies and replies[-1] == reply):

@@ -485,7 +485,7 @@ def test_what_may_be_executed_yet_is_not_parted() -> None:
 def test_raw_commands_are_requests_of_their_own() -> None:
     core = RawCore([A], random.Random(1))
     tickets = [core.submit(b"%d" % i, now=0.0, deadline=9.0) for i in range(3)]
-    [(_, [opening])] = core.poll(0.0)
+    [(_, [opening, _])] = core.poll(0.0)
     assert isinstance(opening, OpenSession)
     core.receive(A, [SessionOpened(opening.nonce, 9)], 0.1)
     [(_, messages)] = core.poll(0.1)

@@ -17,6 +17,7 @@ from paxon.actors.messages import (
     ServerReply,
     SessionOpened,
     StatusReply,
+    TellAddresses,
 )
 from paxon.kvstore.client.core import CoreOptions
 from paxon.kvstore.client.leader_search import LeaderSearch
@@ -314,9 +315,39 @@ def test_where_all_servers_are_is_learnt_from_whoever_tells() -> None:
     assert world.core.search.servers[-2:] == ["tcp://g:1", "tcp://h:1"]
 
 
+class AskingWorld(World):
+    asks_addresses = True
+
+
+def asked(world: World) -> list[str]:
+    """Whom the next messages ask to tell where all servers are."""
+    return [address for address, message in world.sends() if type(message) is TellAddresses]
+
+
+def test_each_server_is_asked_once_over_each_connection_to_tell_of_moves() -> None:
+    """Else a client that is silent while all are replaced would find nobody."""
+    world = AskingWorld((A, B, "tcp://stranger:1"))
+    world.submit(Put("k", b"v"))
+    assert asked(world) == [A]  # (what was only given may be anybody's by now)
+    world.answer(A, Addresses({1: A, 2: B, 3: C}))
+    assert asked(world) == [B, C]
+    assert asked(world) == []
+    world.answer(B, Addresses({1: A, 2: B, 3: C}))
+    world.core.lost(B, world.now)
+    assert asked(world) == [B]  # and not C, whose answer is still to come
+    world.answer(A, Addresses({1: A, 2: B, 3: D}))  # a move
+    assert asked(world) == [D]
+    world.core.search.changes += 1  # what was queued for whoever is not connected is obsolete
+    world.core.lost(A, world.now)
+    assert asked(world) == [A, B, D]
+    world.core.search.ask_addresses_anew()
+    assert asked(world) == [A, B, D]
+
+
 def test_a_client_that_stays_with_one_address_learns_none() -> None:
-    world = World((A,), redirect=False)
+    world = AskingWorld((A,), redirect=False)
     open_session(world)
+    assert asked(world) == []
     world.answer(A, NotLeader(0, "", 3, MOVED))
     assert world.core.search.servers == [A]
 

@@ -95,7 +95,7 @@ def test_a_write_may_have_come_before_the_other_cluster_did() -> None:
     """The one that answers has taken the address of one that was sent it."""
     core = RawCore([A], random.Random(1))
     sent = core.submit(b"w", now=1.0, deadline=9.0)
-    [(_, [opening])] = core.poll(1.0)
+    [(_, [opening, _])] = core.poll(1.0)
     assert isinstance(opening, OpenSession)
     core.receive(A, [SessionOpened(opening.nonce, 9)], 1.1)
     core.poll(1.1)

@@ -145,18 +145,36 @@ def test_dialable() -> None:
     assert not is_dialable("ipc:///a*") and not is_dialable("ipc:///a\0b")
 
 
-def test_clients_are_told_once_each_that_a_server_has_moved_and_only_for_a_while() -> None:
+def test_clients_that_listen_are_told_once_each_of_each_move_though_they_are_silent() -> None:
     known = places()
-    assert known.news_for([b"a"], 0.0) == []
+    for client in (b"a", b"b", b"c"):
+        known.listen(client, 0.0)
+    assert not known.untold
     known.hear(told(at(2, host="new")), 2, 10.0)
-    assert known.news_for([b"a", b"b", b"a"], 11.0) == [b"a", b"b"]
-    assert known.news_for([b"b", b"c"], 12.0) == [b"c"]
+    assert known.take_untold(2) == [b"a", b"b"]
+    known.listen(b"c", 11.0)  # (over a new connection: it is told at once)
+    assert not known.untold
     known.hear(told(at(2, host="new")), 2, 13.0)  # nothing new
-    assert known.news_for([b"a"], 14.0) == []
+    assert not known.untold
+    known.forget(b"b")
     known.hear(told(at(3, host="newer")), 3, 20.0)
-    assert known.news_for([b"a"], 21.0) == [b"a"]
-    assert known.news_for([b"d"], 10.0 + 60.0 + 10.1) == []
-    assert known.told_clients is None
+    assert known.take_untold(9) == [b"a", b"c"]
+
+
+def test_where_there_is_no_room_for_more_clients_all_are_told_and_so_the_gone_ones_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("paxon.actors.records.places.MOST_LISTENERS", 2)
+    known = places()
+    for client in (b"a", b"b", b"c"):
+        known.listen(client, 1.0)
+    assert known.take_untold(9) == [b"a", b"b"]
+    known.listen(b"d", 2.0)  # not so soon again
+    assert not known.untold
+    known.forget(b"a")  # its connection was no more
+    known.listen(b"d", 3.0)
+    known.hear(told(at(2, host="new")), 2, 10.0)
+    assert known.take_untold(9) == [b"b", b"d"]
 
 
 def test_clients_are_told_where_a_replaced_server_is_though_the_old_one_told_otherwise() -> None:
@@ -164,6 +182,7 @@ def test_clients_are_told_where_a_replaced_server_is_though_the_old_one_told_oth
     known = places(at(2))
     new = Member(2, 202, peer="tcp://other:1", client="tcp://other:2")
     first, _, third = Configuration.of(MADE).members
+    known.listen(b"a", 4.0)
     known.join((first, new, third), 5.0)
-    assert known.news_for([b"a"], 5.0) == [b"a"]
+    assert known.take_untold(1) == [b"a"]
     assert known.client_addresses()[2] == "tcp://other:2"
