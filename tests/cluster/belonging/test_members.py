@@ -5,19 +5,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from paxon import ChangeRefused, ClusterError, InvalidRequest
+from paxon import AsyncClient, ChangeRefused, ClusterError, InvalidRequest
 from paxon.kvstore.cluster import local_cluster
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.kvstore.cluster.local_cluster import LocalCluster
@@ -109,17 +111,43 @@ def test_one_server_becomes_three_five_and_three_others_while_it_serves(tmp_path
         written(cluster, writer)
 
 
+async def sleeps(addresses: list[str], wait: Callable[[], object]) -> bytes | None:
+    """A client of asyncio that asks for something, and much later for something else."""
+    async with AsyncClient(addresses, timeout=TIMEOUT) as kv:
+        await kv.get("silent")
+        await asyncio.to_thread(wait)
+        return await kv.get("silent")
+
+
 def test_three_are_replaced_one_by_one_by_three_on_other_ports_under_load() -> None:
-    """kill -9 and an empty disk each time; the client that knew only the old addresses works on."""
-    with LocalCluster(3) as cluster:
-        before, writer = cluster.addresses, Writer(cluster)
-        with cluster.client(timeout=60.0) as kv:
-            kv.transfer_leader(3)  # so that the writer hears of the others from it alone
+    """kill -9 and an empty disk each time; the client that knew only the old addresses works on.
+
+    So do those that are silent all the while. (None of them renews anything meanwhile.)
+    """
+    with LocalCluster(3) as cluster, ExitStack() as stack:
+        before, writer, done = cluster.addresses, Writer(cluster), threading.Event()
+        silent = [stack.enter_context(cluster.client(timeout=TIMEOUT)) for _ in range(4)]
+        idle, watching, keeping, holding = silent
+        idle.transfer_leader(3)  # so that the writer hears of the others from it alone
+        idle.put("silent", "before")
+        events = stack.enter_context(watching.watch("silent"))
+        lease = stack.enter_context(keeping.lease(ttl=60.0))
+        held = stack.enter_context(holding.lock("held", ttl=60.0))
+        asleep = stack.enter_context(ThreadPoolExecutor()).submit(
+            asyncio.run, sleeps(before, done.wait)
+        )
+        stack.callback(done.set)
         with writer.running():
             for server in (1, 2, 3):
                 cluster.replace_server(server)
-                writer.goes_on()
         assert not set(before) & set(cluster.addresses)
+        done.set()
+        assert [kv.get("silent") for kv in silent] == [b"before"] * 4
+        assert asleep.result() == b"before"
+        idle.put("silent", "after")
+        assert next(events).value == b"after"
+        assert not lease.lost.is_set()
+        held.check()
         written(cluster, writer)
 
 
