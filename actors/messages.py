@@ -481,7 +481,7 @@ class TransferLeader(Wire, frozen=True, tag=12):
 
 ClientMessage: TypeAlias = (
     OpenSession | Command | Query | StatusRequest | SlotRequest | ChangeSettings | Renew | Stranger
-    | Watch | Unwatch | WatchCheck | TransferLeader | ChangeMembers | AskMembers | TellAddresses
+    | Watch | Unwatch | WatchCheck | TellAddresses | TransferLeader | ChangeMembers | AskMembers
 )  # fmt: skip
 
 

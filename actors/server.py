@@ -1586,10 +1586,8 @@ class PaxosServer(BurstActor):
         self.comparing.on_timer()
         if self._opening is not None and self._now >= self._opening.due:
             self._tell_of_seal(self._opening)
-        if self._now >= self.places.due:
+        if self.places.untold or self._now >= self.places.due:
             self.membership.on_places_timer()
-        if self.places.untold:
-            self.membership.tell_clients()
         if self.is_behind() and self._now >= self.catching_up.ask_at:
             self._ask_to_catch_up()
         if self._now >= self._watermark_at:

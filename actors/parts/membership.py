@@ -528,7 +528,8 @@ class Membership(Part):
             self._outbox.reply(client, addresses)
 
     def on_places_timer(self) -> None:
-        """Tell again whoever has not answered, and try elsewhere whoever never does."""
+        """Tell clients; tell again who has not answered, and try elsewhere whoever never does."""
+        self.tell_clients()
         asked, silent = self.places.ask_again(self._outbox.now)
         for server in silent:
             self._outbox.network.elsewhere(server)

@@ -108,6 +108,8 @@ class Places:
 
     def ask_again(self, now: float) -> tuple[list[ServerId], list[ServerId]]:
         """The servers to tell (again), and those that do not answer where they are dialled."""
+        if now < self.due:
+            return [], []
         asked = list(self._asked)
         silent = []
         for server in asked:

@@ -327,7 +327,7 @@ def asked(world: World) -> list[str]:
 def test_each_server_is_asked_once_over_each_connection_to_tell_of_moves() -> None:
     """Else a client that is silent while all are replaced would find nobody."""
     world = AskingWorld((A, B, "tcp://stranger:1"))
-    world.submit(Put("k", b"v"))
+    world.submit(Put(b"k", b"v"))
     assert asked(world) == [A]  # (what was only given may be anybody's by now)
     world.answer(A, Addresses({1: A, 2: B, 3: C}))
     assert asked(world) == [B, C]

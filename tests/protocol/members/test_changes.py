@@ -20,7 +20,6 @@ from paxon.actors.messages import (
     P1B,
     P2A,
     P2B,
-    Addresses,
     CatchUpRequest,
     Heartbeat,
     HeartbeatReply,
@@ -29,12 +28,10 @@ from paxon.actors.messages import (
     PreVote,
     PreVoteReply,
     QueryReply,
-    TellAddresses,
 )
 from paxon.actors.records.changing import members_after
 from paxon.actors.records.configuration import Configuration, Member
 from paxon.actors.records.disks import KnownDisks
-from paxon.actors.records.places import TOLD_AT_ONCE
 from paxon.transport import Burst
 from tests.harness import Cluster, reign_of
 
@@ -694,25 +691,6 @@ def test_the_configuration_follows_a_member_that_has_moved_once_a_minute() -> No
     }
     cluster.pass_time(130.0, 0.05)
     assert cluster.epochs() == [2] * 4
-
-
-def test_silent_clients_are_told_of_moves_some_in_each_step_and_all_by_who_retires() -> None:
-    files = {server: f"tcp://h-{server}:1" for server in (1, 2, 3, 4)}
-    clients = {server: f"tcp://h-{server}:2" for server in (1, 2, 3, 4)}
-    cluster = serving(4, (1, 2, 3), peer_addresses=files, client_addresses=clients)
-    silent = [f"silent {number}".encode() for number in range(2 * TOLD_AT_ONCE + 1)]
-    for client in silent:
-        cluster.request(3, TellAddresses(), client=client)
-    told = [addresses for _, _, addresses in cluster.replies if isinstance(addresses, Addresses)]
-    assert told == [Addresses({s: clients[s] for s in (1, 2, 3)})] * len(silent)
-    cluster.replies.clear()
-    incarnation = cluster.storages[4].incarnation
-    swap = (MemberChange("add", 4, incarnation, files[4], clients[4]), MemberChange("remove", 3))
-    change(cluster, 1, *swap)
-    cluster.pass_time(1.0)
-    assert list(cluster.retired) == [3]
-    news = Addresses({s: clients[s] for s in (1, 2, 4)})
-    assert [c for _, c, reply in cluster.replies if reply == news] == silent
 
 
 def test_the_first_configuration_has_no_addresses_to_follow() -> None:

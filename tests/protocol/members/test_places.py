@@ -9,11 +9,18 @@ import pytest
 from paxon.actors import Settings
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from paxon.actors.environment import NEVER
-from paxon.actors.members import Member
-from paxon.actors.messages import Introduction, Made, Place
+from paxon.actors.members import Member, MemberChange
+from paxon.actors.messages import Addresses, Introduction, Made, Place, TellAddresses
 from paxon.actors.records.configuration import Configuration
-from paxon.actors.records.places import ASK_AGAIN, ASKED_IN_VAIN, Places, plausible
+from paxon.actors.records.places import (
+    ASK_AGAIN,
+    ASKED_IN_VAIN,
+    TOLD_AT_ONCE,
+    Places,
+    plausible,
+)
 from paxon.transport import is_dialable
+from tests.protocol.test_changes import change, serving
 
 MADE = Made(7, "test", ((1, 101), (2, 102), (3, 103)), b"")
 FILE = {server: f"tcp://host-{server}:7110" for server in (1, 2, 3)}
@@ -186,3 +193,22 @@ def test_clients_are_told_where_a_replaced_server_is_though_the_old_one_told_oth
     known.join((first, new, third), 5.0)
     assert known.take_untold(1) == [b"a"]
     assert known.client_addresses()[2] == "tcp://other:2"
+
+
+def test_silent_clients_are_told_of_moves_some_in_each_step_and_all_by_who_retires() -> None:
+    files = {server: f"tcp://h-{server}:1" for server in (1, 2, 3, 4)}
+    clients = {server: f"tcp://h-{server}:2" for server in (1, 2, 3, 4)}
+    cluster = serving(4, (1, 2, 3), peer_addresses=files, client_addresses=clients)
+    silent = [f"silent {number}".encode() for number in range(2 * TOLD_AT_ONCE + 1)]
+    for client in silent:
+        cluster.request(3, TellAddresses(), client=client)
+    told = [addresses for _, _, addresses in cluster.replies if isinstance(addresses, Addresses)]
+    assert told == [Addresses({s: clients[s] for s in (1, 2, 3)})] * len(silent)
+    cluster.replies.clear()
+    incarnation = cluster.storages[4].incarnation
+    swap = (MemberChange("add", 4, incarnation, files[4], clients[4]), MemberChange("remove", 3))
+    change(cluster, 1, *swap)
+    cluster.pass_time(1.0)
+    assert list(cluster.retired) == [3]
+    news = Addresses({s: clients[s] for s in (1, 2, 4)})
+    assert [c for _, c, reply in cluster.replies if reply == news] == silent
