@@ -20,7 +20,7 @@ from paxon.actors.records.places import (
     plausible,
 )
 from paxon.transport import is_dialable
-from tests.protocol.test_changes import change, serving
+from tests.protocol.members.test_changes import change, serving
 
 MADE = Made(7, "test", ((1, 101), (2, 102), (3, 103)), b"")
 FILE = {server: f"tcp://host-{server}:7110" for server in (1, 2, 3)}
