@@ -47,7 +47,6 @@ from paxon.actors.messages import (
     SnapshotChunk,
     SnapshotOffer,
     SnapshotRequest,
-    TellAddresses,
 )
 from paxon.actors.parts.host import Host, Part
 from paxon.actors.parts.status import members_now
@@ -515,11 +514,6 @@ class Membership(Part):
             self._save_places()
         if self._settings.server in changed:
             places.tell_all(self._outbox.now)
-
-    def on_tell_addresses(self, _request: TellAddresses, client: ClientToken) -> None:
-        """Tell a client where all servers are, and whenever that changes."""
-        self.places.listen(client, self._outbox.now)
-        self._outbox.reply(client, Addresses(self.places.client_addresses()))
 
     def tell_clients(self, most: int = TOLD_AT_ONCE) -> None:
         """Servers have moved: tell clients that listen, though they may be silent."""

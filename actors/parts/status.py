@@ -11,6 +11,7 @@ from paxon.actors.environment import ClientToken, ServerBurst
 from paxon.actors.execution.agreed import agreed_values, differences
 from paxon.actors.members import AskMembers, Members, Outcome
 from paxon.actors.messages import (
+    Addresses,
     OtherCluster,
     SlotReply,
     SlotRequest,
@@ -69,6 +70,12 @@ class Telling(Part):
         """Tell how this server is."""
         self._outbox.reply(client, describe(self._host, request))
         self._host.reception.count_work(client, STATUS_BYTES)
+
+    def on_tell_addresses(self, _request: TellAddresses, client: ClientToken) -> None:
+        """Tell a client where all servers are, from now on whenever that changes."""
+        places = self._host.places
+        places.listen(client, self._outbox.now)
+        self._outbox.reply(client, Addresses(places.client_addresses()))
 
     def on_slot_request(self, request: SlotRequest, client: ClientToken) -> None:
         """Tell what is in a slot."""
