@@ -113,6 +113,7 @@ class AsyncDriver:
         if self._unusable:
             return
         self._unusable = True
+        self._core.fail_all(ClientClosed(CLOSED))  # and what another `close` waits for
         if self._timer is not None:
             self._timer.cancel()
         if self._loop is not None and not self._loop.is_closed():

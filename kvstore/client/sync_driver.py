@@ -234,6 +234,7 @@ class SyncDriver:
             if self._unusable:
                 return
             self._unusable = True
+            self._core.fail_all(ClientClosed(CLOSED))  # and what another `close` waits for
             if self._driver is None:
                 self._release()
             else:

@@ -173,7 +173,7 @@ def keeping_ints(annotation: Any) -> Any:
 def check_plain(value: object, kinds: tuple[type, ...] = ()) -> None:
     """Raise `TypeError` for a value, annotated as Any, that would arrive as something else.
 
-    What the annotation names beside is taken, too.
+    What the annotation names beside is taken, too. The value has been encoded, so it ends.
     """
     ahead = [value]
     while ahead:
@@ -199,7 +199,8 @@ def check_plain(value: object, kinds: tuple[type, ...] = ()) -> None:
 def check_ordered(value: object) -> None:
     """Raise `TypeError` for what would be written in the order of a set.
 
-    That differs from process to process, and what is not declared as a set is not sorted.
+    That differs from process to process, and what is not declared as a set is not sorted. The
+    value has been encoded, so it ends.
     """
     ahead = [value]
     while ahead:

@@ -195,11 +195,12 @@ class ObjectMachine(StateMachine):
         moment.querying = body.kind == "query"
         try:
             result = body.function(self.object, **given)
+            encoded = body.encode(result)  # first: it notices what contains itself
             if body.result_shape.has_any:
                 check_plain(result, body.result_shape.kinds)
             elif body.kind == "command" and not body.result_shape.has_set:
                 check_ordered(result)
-            return Outcome(RETURNED, msgspec.Raw(body.encode(result)))
+            return Outcome(RETURNED, msgspec.Raw(encoded))
         except BaseException as error:  # the user's code may raise anything
             if depends_on_process(error):
                 raise
@@ -252,10 +253,10 @@ class ObjectMachine(StateMachine):
         if body is None or body.kind != "command":
             raise TypeError(f"timers call commands of {self._definition.name}, not {method!r}")
         given = body.signature.bind(self.object, *args, **kwargs).arguments
+        arguments = encode({key: given[key] for key in body.parameters if key in given})
         for key, kinds in body.takes_any.items():
             check_plain(given.get(key), kinds)
         check_ordered([given[key] for key in body.parameters if key in given])
-        arguments = encode({key: given[key] for key in body.parameters if key in given})
         body.arguments.decode(arguments)
         return body.name, arguments
 
@@ -272,12 +273,13 @@ class ObjectMachine(StateMachine):
             return self.object.snapshot()
         fields = {field.name: getattr(self.object, field.name) for field in self._fields}
         deep = {field.name for field in self._fields if field.shape.deep}
+        kept = {name: msgspec.Raw(self._encode_field(name)) for name in fields}
         if shared := shared_part(fields, deep):
             raise TypeError(
                 f"{self._definition.name}: {shared}, which would be two after a restart: keep it "
                 "in one place, or make its class frozen"
             )
-        return encode({name: msgspec.Raw(self._encode_field(name)) for name in fields})
+        return encode(kept)
 
     def restore(self, snapshot: bytes) -> None:
         image = _image.decode(snapshot)
@@ -364,8 +366,9 @@ def _outcome_of(body: Body, error: BaseException) -> Outcome:
         return _raised(type(error).__name__, text)
     arguments = no_value()
     with suppress(TypeError, ValueError, OverflowError, RecursionError):  # what cannot be carried
+        encoded = encode(error.args)
         check_plain(list(error.args))
-        arguments = msgspec.Raw(encode(error.args))
+        arguments = msgspec.Raw(encoded)
     return Outcome(RAISED, arguments, declared.__name__, text, True)
 
 

@@ -89,10 +89,10 @@ def prepare(
             raise InvalidRequest(f"{where}: {name} {what}")
         given[name] = value
     try:
+        arguments = encode(given)  # first: it notices what contains itself
         for name, kinds in body.takes_any.items():
             if name in given:
                 check_plain(given[name], kinds)
-        arguments = encode(given)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidRequest(f"{where}: {error}") from None
     try:

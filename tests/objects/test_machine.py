@@ -194,6 +194,43 @@ def test_the_order_of_a_set_gets_into_no_result_and_no_timer() -> None:
     assert some.kind == RETURNED  # (nobody compares it)
 
 
+@pytest.mark.parametrize("method", ["plain", "of_any", "timer", "of_any_in_a_timer", "error"])
+def test_what_contains_itself_is_its_commands_error(method: str) -> None:
+    class Loops(Replicated):
+        @command
+        def plain(self) -> list[int]:
+            return _loop()
+
+        @command
+        def of_any(self) -> Any:
+            return _loop()
+
+        @command
+        def take(self, numbers: list[int], other: Any) -> None: ...
+
+        @command
+        def timer(self) -> None:
+            self.timers.after(1, self.take, _loop(), None)
+
+        @command
+        def of_any_in_a_timer(self) -> None:
+            self.timers.after(1, self.take, [], _loop())
+
+        @command(raises=(KeyError,))
+        def error(self) -> None:
+            raise KeyError(_loop())
+
+    outcome = call(machine_of(Loops()), method)
+    assert outcome.kind == RAISED
+    assert outcome.name == ("KeyError" if method == "error" else "RecursionError")
+
+
+def _loop() -> list[Any]:
+    loop: list[Any] = []
+    loop.append(loop)
+    return loop
+
+
 def test_a_field_of_any_holds_plain_data_alone() -> None:
     class Box(Replicated):
         def __init__(self) -> None:

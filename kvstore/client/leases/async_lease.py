@@ -225,6 +225,8 @@ class AsyncLeaseCalls:
         loop = asyncio.get_running_loop()
         until = loop.time() + min(LAST_SECONDS, self._timeout)
         for operations in RevokeAll(left).steps() if left else ():
+            if not driver.serves:  # (closed meanwhile by another task)
+                return
             now = loop.time()
             ticket = self._core.submit_operations(operations, now=now, deadline=until)
             driver.plan_pump()

@@ -271,6 +271,8 @@ class LeaseCalls:
         until = time.monotonic() + min(LAST_SECONDS, self._timeout)
         for operations in RevokeAll(left).steps() if left else ():
             with driver.lock:
+                if not driver.serves:  # (closed meanwhile by another thread)
+                    return
                 now = time.monotonic()
                 ticket = self._core.submit_operations(operations, now=now, deadline=until)
                 driver.pump()

@@ -335,7 +335,10 @@ def test_a_client_of_silent_servers_is_closed_in_time(
         closing = cluster.async_client(timeout=0.1)
         held = await closing.lock("b").acquire()
         monkeypatch.setattr(closing._driver._links, "send", _nowhere)
-        await closing.close()
+        first = asyncio.create_task(closing.close())
+        await asyncio.sleep(0)
+        closing._timeout = 1.0  # the other task would wait longer
+        await asyncio.gather(first, closing.close())
         assert held.lost.is_set()
 
     closing = cluster.client(timeout=0.1)
