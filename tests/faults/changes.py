@@ -38,6 +38,7 @@ class Changer:
             "grow": self.grow,
             "shrink": self.shrink,
             "replace": self.replace,
+            "all others": self.all_others,
             "transfer": self.transfer,
             "kill -9": self.kill,
             "kill -9 amid a change": self.kill_amid_a_change,
@@ -47,6 +48,7 @@ class Changer:
         """Something that is possible now, drawn at random."""
         size = len(self.cluster.servers)
         impossible = {"grow"} if size >= MOST else {"shrink"} if size <= FEWEST else set()
+        impossible |= {"all others"} if size > FEWEST else set()
         kind = self.trial.draw.choice([each for each in self.kinds if each not in impossible])
         try:
             self.kinds[kind]()
@@ -78,6 +80,18 @@ class Changer:
 
     def replace(self) -> None:
         self.cluster.replace_server(self.anybody(), timeout=SOON)
+
+    def all_others(self) -> None:
+        """All who vote change in one command: no server of the old majority is in the new one."""
+        old = list(self.cluster.servers)
+        new = [self.cluster.add_server(learner=True, timeout=SOON) for _ in old]
+        with self.cluster.client(timeout=SOON) as kv:
+            kv.change_members(
+                *(MemberChange("promote", server) for server in new),
+                *(MemberChange("demote", server) for server in old),
+            )
+        for server in old:
+            self.cluster.remove_server(server, timeout=SOON)
 
     def transfer(self) -> None:
         with self.cluster.client(timeout=SOON) as kv:

@@ -20,6 +20,7 @@ import msgspec
 import pytest
 
 from paxon import AsyncClient, ChangeRefused, ClusterError, InvalidRequest
+from paxon.actors.members import MemberChange
 from paxon.kvstore.cluster import local_cluster
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.kvstore.cluster.local_cluster import LocalCluster
@@ -108,6 +109,25 @@ def test_one_server_becomes_three_five_and_three_others_while_it_serves(tmp_path
         assert list(ClusterDescription.read(tmp_path / "cluster.toml").servers) == [3, 4, 5]
     with LocalCluster(1, tmp_path) as cluster:  # whatever it was made with
         assert cluster.servers == [3, 4, 5]
+        written(cluster, writer)
+
+
+def test_all_who_vote_change_in_one_command_while_it_serves() -> None:
+    """Six changes at once: no server of the old majority is in the new one."""
+    with LocalCluster(3) as cluster:
+        writer, new = Writer(cluster), [4, 5, 6]
+        with writer.running():
+            assert [cluster.add_server(learner=True) for _ in new] == new
+            with cluster.client(timeout=TIMEOUT) as kv:
+                now = kv.change_members(
+                    *(MemberChange("promote", server) for server in new),
+                    *(MemberChange("demote", server) for server in (1, 2, 3)),
+                )
+            assert [member.server for member in now.members if member.voter] == new
+            writer.goes_on()
+            for server in (1, 2, 3):
+                cluster.remove_server(server)
+        assert cluster.servers == new
         written(cluster, writer)
 
 
