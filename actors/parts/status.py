@@ -74,7 +74,7 @@ class Telling(Part):
     def on_tell_addresses(self, _request: TellAddresses, client: ClientToken) -> None:
         """Tell a client where all servers are, from now on whenever that changes."""
         places = self._host.places
-        places.listen(client, self._outbox.now)
+        places.listen(client)
         self._outbox.reply(client, Addresses(places.client_addresses()))
 
     def on_slot_request(self, request: SlotRequest, client: ClientToken) -> None:

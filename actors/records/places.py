@@ -28,9 +28,7 @@ ASKED_IN_VAIN = 3
 MAX_ADDRESS_BYTES = 300
 """A host's name has up to 253 bytes, a socket's path up to 107."""
 MOST_LISTENERS = 1 << 16
-"""Clients that are told of moves. Who is gone is noticed when it is told something …"""
-LOOK_FOR_GONE = 60.0
-"""… so if there is no room all are told, this often at most, in seconds."""
+"""The latest clients that listen are told of moves. (Who is gone is noticed when it is told.)"""
 TOLD_AT_ONCE = 64
 """Clients that one step tells of a move."""
 MAX_MOVES = 1 << 62
@@ -61,7 +59,6 @@ class Places:
         """Clients that want to hear where servers are whenever that changes …"""
         self.untold: dict[ClientToken, None] = {}
         """… and those of them that have not been told of the last change."""
-        self._looked_at = -NEVER
 
     # --- this server -----------------------------------------------------------------------------
 
@@ -198,13 +195,12 @@ class Places:
 
     # --- clients that listen ---------------------------------------------------------------------
 
-    def listen(self, client: ClientToken, now: float) -> None:
+    def listen(self, client: ClientToken) -> None:
         """A client is told now, and wants to hear of each move from here on."""
-        self.untold.pop(client, None)
-        if client in self._listeners or len(self._listeners) < MOST_LISTENERS:
-            self._listeners[client] = None
-        elif now >= self._looked_at + LOOK_FOR_GONE:
-            self._looked_at, self.untold = now, dict(self._listeners)
+        self.forget(client)
+        self._listeners[client] = None
+        if len(self._listeners) > MOST_LISTENERS:
+            self.forget(next(iter(self._listeners)))
 
     def take_untold(self, most: int) -> list[ClientToken]:
         """So many of those that have to be told; they count as told."""

@@ -155,10 +155,11 @@ class Links:
             secure: prepares each socket for encryption.
             pins: belong to the cluster that answers first, and to no other.
         """
-        self._context = Context()
+        self._contexts = [Context()]
+        """The second one, if any, is for names that are told to a client of numbers."""
         self._links: dict[str, Link] = {}
         # A client that nobody closed must not wait for its sockets when it is collected.
-        self._release = weakref.finalize(self, _close_all, self._links, self._context, os.getpid())
+        self._release = weakref.finalize(self, _close_all, self._links, self._contexts, os.getpid())
         self._release.atexit = False  # other threads may be at work with them: drivers see to it
         self._on_open = on_open
         self._receive = receive
@@ -241,10 +242,7 @@ class Links:
         link: Link | None = None
         try:
             check_address(address)
-            far = is_host_name(address) and not address.startswith(_OWN_NAME)
-            if far and not self._context.begun:
-                self._context.apart(_NAMES)
-            link = Link(address, self._context.socket(zmq.DEALER))
+            link = Link(address, self._context_for(address).socket(zmq.DEALER))
             for option, value in _OPTIONS.items():
                 link.socket.setsockopt(option, value)
             end_when_vanished(link.socket, _VANISHED_AFTER)
@@ -259,6 +257,17 @@ class Links:
         self._on_open(link)  # first: a link that nobody waits for must not be found and used
         self._links[address] = link
         return link
+
+    def _context_for(self, address: str) -> Context:
+        """That whose threads dial the address: who looks up a far name holds up no other link."""
+        first = self._contexts[0]
+        if not is_host_name(address) or address.startswith(_OWN_NAME):
+            return first
+        if not first.begun:
+            first.apart(_NAMES)
+        elif not first.spare and len(self._contexts) == 1:
+            self._contexts.append(Context(_NAMES))
+        return self._contexts[-1]
 
     def close(self) -> None:
         """Close all sockets at once; what has not left is dropped. May be called twice."""
@@ -277,8 +286,8 @@ def links_to(servers: Iterable[str]) -> type[Links]:
     return MEMORY[0] if in_memory else Links
 
 
-def _close_all(links: dict[str, Link], context: Context, owner: int) -> None:
-    """Close all sockets and the context, unless they are a parent process's."""
+def _close_all(links: dict[str, Link], contexts: list[Context], owner: int) -> None:
+    """Close all sockets and contexts, unless they are a parent process's."""
     if os.getpid() != owner:
         return
     try:
@@ -286,4 +295,5 @@ def _close_all(links: dict[str, Link], context: Context, owner: int) -> None:
             link.close()
     finally:
         links.clear()
-        context.destroy(linger=0)
+        for context in contexts:
+            context.destroy(linger=0)

@@ -462,9 +462,27 @@ def test_an_address_that_cannot_be_used_leaves_nothing_open() -> None:
     """A server may hint at anything, and more than once."""
     with Client("tcp://127.0.0.1:9") as kv:
         links = kv._driver._links
-        context = links._context
+        [context] = links._contexts
         assert links._open("tcp://*:5") is None
         assert not context.unclosed
+
+
+def test_names_that_are_told_to_a_client_of_numbers_are_looked_up_by_threads_of_their_own() -> None:
+    """A look-up that takes its time would hold up the link to the leader that answers."""
+    for given, told, contexts in (
+        ("tcp://127.0.0.1:9", "tcp://told.example:9", 2),
+        ("tcp://localhost:9", "tcp://127.0.0.1:8", 1),
+        ("tcp://given.example:9", "tcp://told.example:9", 1),
+    ):
+        links = Links(lambda _: None, lambda *_: None, trouble=lambda *_: True)
+        try:
+            one, other, last = (links._open(address) for address in (given, told, told + "8"))
+            assert one is not None and other is not None and last is not None
+            assert len(links._contexts) == contexts
+            assert (one.socket.context is other.socket.context) == (contexts == 1)
+            assert other.socket.context is last.socket.context
+        finally:
+            links.close()
 
 
 def test_what_waits_for_a_connection_is_forgotten_once_it_is_obsolete() -> None:
