@@ -1399,14 +1399,14 @@ class PaxosServer(BurstActor):
             configuration = decode_config(self.application.configuration)
             if configuration.epoch > self.configuration.epoch:
                 self._enter(configuration, info.slot)
+        late.choose_known(self.log)
+        self._look_for_seal()  # of a slot behind it: stored together, or not at all
         self._commit()
         late.retry.succeeded()
         self._counters["snapshots_received"] += 1
         self.snapshots.executed_bytes = 0
         logger.info("server {} took over a snapshot at {}", self.settings.server, info.slot)
         self.telling.warn_of_differences()
-        late.choose_known(self.log)
-        self._look_for_seal()
         self._execute()
         late.ask_at = self._now
 

@@ -220,15 +220,14 @@ class ClusterWatch(MemberBooks):
         disk = self.disks[server]
         disk.chosen_to = chosen_to
         slot = disk.replayable
-        while slot < chosen_to:
-            row = disk.rows.get(slot + 1)
-            if row is None:
-                break
+        while slot < chosen_to and (row := disk.rows.get(slot + 1)) is not None:
+            slot, value = slot + 1, row[1]
             require(
-                self.chosen.get(slot + 1) == row[1], "executes only chosen",
-                "server %d's disk takes slot %d for chosen with another value", server, slot + 1,
+                self.chosen.get(slot) == value, "executes only chosen",
+                "server %d's disk takes slot %d for chosen with another value", server, slot,
             )  # fmt: skip
-            slot += 1
+            sealed = not is_config(value) or decode_config(value).epoch <= disk.epoch
+            require(sealed, "sealed at once", "server %d: the CONFIG in slot %d", server, slot)
         disk.replayable = slot
 
     def on_snapshot_durable(self, server: ServerId, slot: int) -> None:

@@ -53,6 +53,7 @@ PREDICATES = {
     "only voters vote": "only a directory that is a voter's promises anything in an epoch",
     "removed for good": "a directory that was taken out of the cluster is never a member again",
     "sealed first": "nobody promises or stores in an epoch before the seal is durable there",
+    "sealed at once": "a disk that takes a CONFIG for chosen has the seal: no restart looks for it",
     "void above the seal": "nothing that an epoch has left above its seal stays on a disk",
     "changes end as told": "what is told of a change is so: a majority has it, or nobody ever will",
     "reads by leaders": "who answers a read that is to be up to date leads in what it promised",

@@ -125,6 +125,10 @@ def _early_seal(_: ClusterWatch) -> None:
     watch.after_seal(1)
 
 
+def _no_seal(_: ClusterWatch) -> None:
+    sealed((1, 2, 3), holders=(1,)).on_chosen_durable(1, 2)
+
+
 def _memory_forgets(watch: ClusterWatch) -> None:
     twice(watch.after_step, (1, live(promised=TWO)), (1, live(promised=ONE)))
 
@@ -187,6 +191,7 @@ LIES: list[tuple[str, str, Callable[[ClusterWatch], Any]]] = [
     ("sealed first", "in epoch 0, stored e1", lambda w: accept(w, 1, NEXT)),
     ("sealed first", "was not chosen", lambda w: w.on_seal_durable(1, Configuration(1, 2, ()))),
     ("sealed first", "its disk reaches to slot 0", _early_seal),
+    ("sealed at once", "the CONFIG in slot 2", _no_seal),
     ("promise never falls", "promise fell",
         lambda w: twice(w.on_promise_durable, (1, TWO), (1, ONE))),
     ("promise never falls", "acceptance in slot 1 fell", _lower_row),

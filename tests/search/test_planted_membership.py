@@ -50,6 +50,7 @@ SIMULATED = {
     "the old directory's late P2B counted": (239, "counts are told"),
     "a vote in another's name": (1, "no vote without a disk"),
     "a removed directory is taken back": (6, "removed for good"),
+    "a seal behind a snapshot is stored later": (18, "sealed at once"),
 }
 """By `draw_plan(seed, 1000, about_members=True)`: the first seed to try, and the predicate."""
 

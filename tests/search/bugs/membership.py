@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 from msgspec import structs
 
 from paxon.actors import Ballot, PaxosServer, ServerId
 from paxon.actors.ballot import EPOCH_BITS
-from paxon.actors.disk.storage import Storage
+from paxon.actors.disk.storage import SnapshotInfo, Storage
 from paxon.actors.environment import NEVER
 from paxon.actors.execution.application import Application
 from paxon.actors.log import SlotLog
@@ -532,4 +533,20 @@ _plant(
     "a removed directory is taken back",
     "who was removed may be added again, with what it has forgotten",
     (Configuration, "removed", lambda _original: property(lambda self: ())),
+)
+
+
+def _two_transactions(original: Original) -> Any:
+    def become(self: PaxosServer, info: SnapshotInfo) -> None:
+        with mock.patch.object(self, "_look_for_seal"):
+            original(self, info)
+        self._look_for_seal()
+
+    return become
+
+
+_plant(
+    "a seal behind a snapshot is stored later",
+    "a CONFIG that is chosen once a snapshot has come is stored as chosen, and the seal after that",
+    (PaxosServer, "become", _two_transactions),
 )
