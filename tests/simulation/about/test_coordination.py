@@ -29,7 +29,7 @@ def test_nobody_watches_for_good_at_a_server_that_hears_and_is_not_heard() -> No
 @pytest.mark.slow
 def test_it_comes_to_all_that_may_happen() -> None:
     met: Counter[str] = Counter()
-    for seed in (10, 77):
+    for seed in (384, 601):
         met.update(run(draw_plan(seed, STEPS, about_coordination=True)).coordination)
     assert set(met) == {
         "backups saved", "events watched", "guarded writes", "guarded reads", "items claimed",
