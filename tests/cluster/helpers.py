@@ -16,8 +16,10 @@ from unittest import mock
 
 from loguru import logger
 
+from paxon.actors.members import MemberChange
 from paxon.kvstore.cli import app as cli
 from paxon.kvstore.cluster.local_cluster import LocalCluster
+from paxon.kvstore.errors import ChangeRefused
 from tests.ports import own_ports
 from tests.waiting import wait_until
 
@@ -152,6 +154,23 @@ def write_cluster_file(
         ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def vote_instead(cluster: LocalCluster, new: Sequence[int], old: Sequence[int]) -> list[int]:
+    """Have these vote in place of those, in one command, once they are level; who votes then."""
+    changes = [MemberChange("promote", server) for server in new]
+    changes += [MemberChange("demote", server) for server in old]
+    voters: list[int] = []
+
+    def changed() -> bool:
+        with contextlib.suppress(ChangeRefused):  # (one of them is behind: nothing was changed)
+            members = kv.change_members(*changes).members
+            voters.extend(member.server for member in members if member.voter)
+        return bool(voters)
+
+    with cluster.client(timeout=60.0) as kv:
+        wait_until(changed, f"{new} vote in place of {old}")
+    return voters
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from paxon.actors.members import MemberChange
 from paxon.kvstore.cluster.local_cluster import ClusterError
 from paxon.kvstore.errors import PaxonError
-from tests.cluster.helpers import wait_until
+from tests.cluster.helpers import vote_instead, wait_until
 from tests.faults.pauses import PlainCluster
 from tests.faults.trial import Outcome, Trial
 
@@ -85,11 +85,7 @@ class Changer:
         """All who vote change in one command: no server of the old majority is in the new one."""
         old = list(self.cluster.servers)
         new = [self.cluster.add_server(learner=True, timeout=SOON) for _ in old]
-        with self.cluster.client(timeout=SOON) as kv:
-            kv.change_members(
-                *(MemberChange("promote", server) for server in new),
-                *(MemberChange("demote", server) for server in old),
-            )
+        vote_instead(self.cluster, new, old)
         for server in old:
             self.cluster.remove_server(server, timeout=SOON)
 
