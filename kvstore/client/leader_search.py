@@ -179,7 +179,7 @@ class LeaderSearch:
     def lost(self, address: str, now: float) -> None:
         """The connection to a server has ended."""
         self._asked.pop(address, None)
-        self.asks_addresses = True
+        self.asks_addresses = self._redirect
         if address != self.target or self.seeking:
             return
         if self.waiting_since is None:
