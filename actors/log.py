@@ -151,8 +151,11 @@ class SlotLog:
                 self.value_bytes -= len(held.value)
         self.discarded = max(self.discarded, slot)
 
-    def recover(self, held: Iterable[Accepted], chosen_to: int) -> None:
-        """Take up what a disk holds beyond the snapshot; up to `chosen_to` it knew it as chosen."""
+    def recover(self, held: Iterable[Accepted], chosen_to: int, sealed_to: int) -> None:
+        """Take up what a disk holds beyond the snapshot; up to `chosen_to` it knew it as chosen.
+
+        A CONFIG above `sealed_to` still ends its epoch, chosen or not.
+        """
         for accepted in held:
             if accepted.slot > self.discarded:
                 self.accept(accepted.slot, accepted.ballot, accepted.value)
@@ -160,7 +163,7 @@ class SlotLog:
             if slot not in self._slots:
                 break
             self.choose(slot)
-        self.configs = {slot for slot in self.configs if slot > self.chosen_to}
+        self.configs = {slot for slot in self.configs if slot > sealed_to}
 
     def seal(self, slot: int) -> None:
         """An epoch has ended with `slot`: what it left above goes (docs/membership.md, M2)."""

@@ -1425,12 +1425,11 @@ class PaxosServer(BurstActor):
             self.application.begin_with(found.made)
             if found.in_force:
                 self._join(found.configuration or Configuration.of(found.made))
-        if found.snapshot is not None:
-            info = found.snapshot
+        if (info := found.snapshot) is not None:
             self.application.restore(self._storage.read_snapshot(info.slot, 0, info.size))
             self.log.restart_at(info.slot)
         invariant(found.discarded <= self.log.discarded, "slots up to %d are gone", found.discarded)
-        self.log.recover(found.accepted, found.chosen_to)
+        self.log.recover(found.accepted, found.chosen_to, self.configuration.sealed_at)
         self.catching_up.known_commit = self.log.chosen_to
         if found.stopped_at:
             self._stopped_at = found.stopped_at
@@ -1505,6 +1504,7 @@ class PaxosServer(BurstActor):
         """This server's directory is no old copy: from here on it takes part."""
         self._takes_part = self.making.in_force
         self.look_for_vote()
+        self._look_for_seal()  # of a CONFIG that an earlier version stored without it
         self._next_count = self._storage.count + 1
         if self._following.election_at <= self._now:  # it took long: the others come first
             self._await_leader()

@@ -316,6 +316,27 @@ def test_rows_above_the_seal_are_gone_after_a_restart() -> None:  # M2
     assert [row.slot for row in cluster.storages[2].load().accepted if row.slot > slot + 1] == []
 
 
+def test_a_seal_that_disks_lack_is_found_after_a_restart() -> None:  # M2
+    """A server of an earlier version that took over a snapshot and died left such a directory."""
+    cluster = serving(members=(1, 2, 3))
+    slot = cluster.servers[1].log.last + 1
+    cluster.change(1, 2, 3)
+    cluster.deliver(P2A)
+    for server in (1, 2, 3):
+        cluster.crash(server)
+        cluster.storages[server].save_chosen_to(slot, lazily=False)
+        cluster.storages[server].commit()
+    cluster.packets.clear()
+    cluster.start(2, 3)  # whoever else knew is gone
+    assert cluster.epochs(2, 3) == [1, 1]
+    cluster.pass_time(3.0)
+    assert "leader" in {cluster.servers[2].role, cluster.servers[3].role}
+    assert cluster.storages[2].load().configuration == cluster.servers[3].configuration
+    cluster.restart(2)  # (a CONFIG that is sealed is looked at no more)
+    cluster.pass_time(1.0)
+    assert cluster.epochs(2, 3) == [1, 1]
+
+
 def test_who_heard_of_a_later_epoch_does_not_vote() -> None:  # M15, finding 2
     """The members became 2, 4 and 5; 3 slept through it, and 2's directory is from before it."""
     cluster = serving(policy="random")
