@@ -7,7 +7,7 @@ import inspect
 import types
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
-from typing import Any, Generic, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -179,10 +179,8 @@ def _type_arguments(cls: type) -> dict[Any, Any]:
     known: dict[Any, Any] = {}
     for owner in cls.__mro__:
         for base in getattr(owner, "__orig_bases__", ()):
-            origin = get_origin(base)
-            if origin is None or origin is Generic:
-                continue
-            for parameter, argument in zip(_parameters(origin), get_args(base), strict=False):
+            parameters = _parameters(get_origin(base))
+            for parameter, argument in zip(parameters, get_args(base), strict=False):
                 value = substitute(argument, known)
                 if not (isinstance(argument, TypeVar) and argument not in known):
                     known.setdefault(parameter, value)
@@ -203,7 +201,7 @@ def _read_signature(
     """Find out how the arguments and the result of a method are carried."""
     where = f"{cls.__name__}.{body.function.__name__}"
     owner = next(each for each in cls.__mro__ if body.function in vars(each).values())
-    space = _namespace(owner, names)
+    space = _namespace(cls, owner, names)
     parameters = list(body.signature.parameters.values())
     if inspect.iscoroutinefunction(body.function) or inspect.isasyncgenfunction(body.function):
         raise TypeError(f"{where} is executed at once, so it cannot be async")

@@ -58,7 +58,7 @@ def fields_of(cls: type, names: Mapping[str, Any], known: Mapping[Any, Any]) -> 
     """
     found: dict[str, Field] = {}
     for owner in reversed(cls.__mro__):
-        for name, annotation in _annotated(owner, names):
+        for name, annotation in _annotated(cls, owner, names):
             found[name] = _field(cls, name, substitute(annotation, dict(known)))
     for owner in cls.__mro__:
         for name in _assigned_in_init(owner):
@@ -92,9 +92,9 @@ def _field(cls: type, name: str, annotation: Any) -> Field:
     return Field(name, annotation, version, shape)
 
 
-def _annotated(owner: type, names: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _annotated(cls: type, owner: type, names: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Names and annotations of what one class declares itself, in order."""
-    space = _namespace(owner, names)
+    space = _namespace(cls, owner, names)
     for name, annotation in inspect.get_annotations(owner).items():
         value = _evaluate(owner, name, annotation, space)
         if get_origin(value) is not ClassVar and value is not ClassVar:
@@ -143,8 +143,11 @@ def _attribute(owner: type, own: str, target: ast.expr) -> str:
             return ""
 
 
-def _namespace(owner: type, names: Mapping[str, Any]) -> dict[str, Any]:
+def _namespace(cls: type, owner: type, names: Mapping[str, Any]) -> dict[str, Any]:
+    """What annotations may name in `cls`, around which are `names`, or in a base of it."""
     module = sys.modules.get(owner.__module__)
+    if owner is not cls and "<locals>" not in owner.__qualname__:
+        names = {}  # (A base at the top of a module was written where nothing local was in sight.)
     # (Of the class's own body, types alone: a method `list` or `set` would hide the type.)
     inside = {name: value for name, value in vars(owner).items() if isinstance(value, type)}
     return {**vars(module or types), **names, **inside, owner.__name__: owner}

@@ -129,10 +129,6 @@ class _ObjectClient(CommandClient):
             driver.pump()
         return Future(self, ticket, value), ticket
 
-    def wait(self, ticket: RawTicket) -> None:
-        """Until it is done."""
-        self._driver.wait(ticket)
-
 
 class Calls(Generic[R]):
     """A proxy's calls beside those of its class: see `calls`."""
@@ -278,18 +274,16 @@ class CallPipeline:
         self._timeout = timeout
         self._last: RawTicket | None = None
         self._futures: list[Future[Any]] = []
-        self._tickets: list[RawTicket] = []
 
     def add(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Send another call, to be executed after the one before; waits if too many are going."""
         body = _body(self._calls._definition, method)
-        if len(self._tickets) >= self._max_in_flight:
-            self._calls._client.wait(self._tickets[-self._max_in_flight])
+        if len(self._futures) >= self._max_in_flight:
+            self._futures[-self._max_in_flight]._wait(None)
         future, self._last = self._calls.start(
             body, args, kwargs, through_log=True, timeout=self._timeout, after=self._last
         )
         self._futures.append(future)
-        self._tickets.append(self._last)
         return future
 
     def __enter__(self) -> Self:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from types import FunctionType
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from uuid import uuid4
 
 import pytest
 
 from paxon import Replicated, command, query, since
 from paxon.kvstore.objects.machine import machine_of
+from tests.objects.classes import Bank
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class Plain:
@@ -155,6 +160,7 @@ def test_names_and_versions_that_clash_are_refused() -> None:
     refused("two of them have one name", lambda: command(raises=(KeyError, Same)))
     refused("@command is for methods, once for each", lambda: command(command(half)))
     refused("@query with name=3: a name is a str", lambda: query(name=3))  # type: ignore[call-overload]
+    refused("class Bad with name=3: a name is", lambda: type("Bad", (Replicated,), {}, name=3))
     refused("a version is an int from 1", lambda: command(since=0))
     refused("a version is an int from 1", lambda: command(since=1 << 70))
     refused("a version is an int from 1", lambda: since(0))
@@ -220,6 +226,45 @@ def test_fields_of_body_and_init_and_of_the_classes_above() -> None:
     assert fields["newer"].since == 3
     assert Other.__paxon_definition__.newest == 3
     assert machine_of(Other()).snapshot()
+
+
+def test_type_variables_are_what_the_classes_below_put_in() -> None:
+    class Base(Replicated, Generic[K]):
+        def __init__(self) -> None:
+            self.keys: list[K] = []
+
+    class Other(Base[K], Generic[V, K]):
+        def __init__(self) -> None:
+            super().__init__()
+            self.by: dict[K, V] = {}
+
+    class Below(Other[int, str]): ...
+
+    class Left(Base[K]): ...
+
+    class Right(Base[int]): ...
+
+    class Both(Left, Right): ...  # type: ignore[type-arg]
+
+    def kept(cls: type[Replicated]) -> list[Any]:
+        return [field.annotation for field in cls.__paxon_definition__.fields.values()]
+
+    assert kept(Below) == [list[str], dict[str, int]]
+    assert kept(Other) == [list[Any], dict[Any, Any]]
+    assert kept(Both) == [list[int]]  # what one base leaves open another says
+
+
+def test_other_arguments_of_a_class_go_to_the_other_bases() -> None:
+    class Mixin:
+        def __init_subclass__(cls, *, colour: str, **others: Any) -> None:
+            super().__init_subclass__(**others)
+            cls.colour = colour
+
+        colour: ClassVar[str]
+
+    class Flags(Replicated, Mixin, name="flags", colour="red"): ...
+
+    assert (Flags.colour, Flags.__paxon_definition__.name) == ("red", "flags")
 
 
 def test_what_is_no_field_cannot_be_set() -> None:
@@ -309,7 +354,31 @@ def test_a_class_of_a_function_finds_what_is_defined_there() -> None:
         def keep(self, what: Local) -> None:
             self.kept.append(what)
 
-    assert Keeper.__paxon_definition__.fields["kept"].annotation == list[Local]
+    class Abstract(Keeper, ABC):
+        def __init__(self) -> None:
+            self.more: list[Local] = []
+
+    class Of(Generic[K], Replicated):  # noqa: PYI059 (whose `__init_subclass__` comes first)
+        def __init__(self) -> None:
+            self.kept: list[Local] = []
+
+    for cls, name in ((Keeper, "kept"), (Abstract, "more"), (Of, "kept")):
+        assert cls.__paxon_definition__.fields[name].annotation == list[Local]
+
+
+def test_what_a_base_names_is_not_what_is_called_alike_around_a_class_below() -> None:
+    class Account: ...
+
+    class Savings(Bank):
+        @command
+        def rate(self) -> int:
+            return 1
+
+    def declared(cls: type[Bank]) -> list[Any]:
+        found = cls.__paxon_definition__
+        return [found.fields["accounts"].annotation, found.attributes["pay_in"].result.type]
+
+    assert declared(Savings) == declared(Bank)
 
 
 def test_an_object_by_itself_is_a_plain_python_object() -> None:
@@ -319,7 +388,7 @@ def test_an_object_by_itself_is_a_plain_python_object() -> None:
 
         @command
         def roll(self) -> int:
-            self.last = self.random.randint(1, 6)
+            self.last = self.random.randint(1, 10**9)
             return self.last
 
     assert Dice().roll() == Dice().roll()

@@ -131,7 +131,10 @@ def test_calls_without_waiting_batches_and_pipelines(bank: Bank) -> None:
             after.result()
     assert (before.result(), after.result()) == (10, 15)
     with more.pipeline(max_in_flight=7) as pipeline:
-        paid = [pipeline.add(bank.pay_in, "ann") for _ in range(50)]
+        paid = []
+        for _ in range(50):
+            paid.append(pipeline.add(bank.pay_in, "ann"))
+            assert sum(not future._ticket.done for future in paid) <= 7
     assert [future.result().balance for future in paid] == list(range(16, 66))
 
 
