@@ -93,6 +93,29 @@ def test_files_that_a_document_names_are_there(path: Path) -> None:
     assert not [name for name in named if not (ROOT / name).exists()]
 
 
+def test_pages_and_programs_that_anything_names_are_there() -> None:
+    """Source, comments and workflows too: `docs/….md`, and tests to be run with `python -m`."""
+    folders = ("paxon", "transport", "actors", "kvstore", "bench", "tests", "examples", "deploy")
+    found = [
+        path for folder in (*folders, "docs", ".github") for path in (ROOT / folder).rglob("*")
+    ]
+    wrong = []
+    for path in [*found, *ROOT.glob("*.md"), ROOT / "Makefile", ROOT / "pyproject.toml"]:
+        if path.suffix not in {".py", ".md", ".toml", ".yml", ".yaml", ".sh", ".service", ""}:
+            continue
+        if path.is_dir():
+            continue
+        text = path.read_text(encoding="utf-8")
+        pages = re.findall(r"\bdocs/[\w./-]+\.md\b", text)
+        wrong += [f"{name_of(path)} names {page}" for page in pages if not (ROOT / page).exists()]
+        for module in re.findall(r"python -m (tests(?:\.\w+)+)", text):
+            file = ROOT / module.replace(".", "/")
+            file = file / "__main__.py" if file.is_dir() else file.with_suffix(".py")
+            if not file.exists() or '"__main__"' not in file.read_text(encoding="utf-8"):
+                wrong.append(f"{name_of(path)} names {module}")
+    assert not wrong
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
 def test_links_between_the_documents_lead_somewhere(path: Path) -> None:
     """To a file, and to a heading of it where the link names one."""

@@ -2,7 +2,7 @@
 
 Each is a mutation of a few methods, applied by patching them on their classes, never a copy of
 them; servers made while it is applied have it, from their construction on. The simulator and the
-state search use the same list (`python -m tests.search.planted` prints who catches what).
+state search use the same list (`python -m tests.search.planted_table` prints who catches what).
 """
 
 from __future__ import annotations
