@@ -49,7 +49,7 @@ class HandOver(msgspec.Struct, frozen=True):
 
     `heir = ref.ask(HandOver())` is the id of the one that was asked to lead; 0 if the server does
     not lead, or nobody else could. `ref.ask(HandOver(heir))` is 0 once some server is heard to
-    lead, or there is no more hope for the heir; until then it is the heir.
+    lead, or there is no hope left for the heir; until then it is the heir.
     """
 
     heir: ServerId = 0

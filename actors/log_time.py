@@ -79,7 +79,7 @@ class LogTime:
         self.latest = max(known, min(time, known + MAX_TIME_JUMP))
 
     def take_over(self, ballot: Ballot, lowest: Ballot, highest: Ballot) -> None:
-        """This server leads in `ballot`, and what was heard may count no more.
+        """This server leads in `ballot`, and what was heard may no longer count.
 
         `highest` is the ballot of all values that it knows of. If that is above the one in which
         this server heard the time, another leader has stamped slots since, and may have begun at an

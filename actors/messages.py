@@ -48,8 +48,8 @@ class P1A(Wire, frozen=True, tag=1):
     first_slot: int
     """Report what you accepted from this slot on: the candidate's first slot not known chosen."""
     after: Ballot | None = None
-    """The ballot of the leader that handed over to the candidate: it proposes, answers and beats no
-    more in that, so that courtesy and leases granted to it, and to no other, stand in no way."""
+    """The ballot of the leader that handed over to the candidate: nobody proposes, answers or sends
+    heartbeats in it any more, so courtesy and leases granted to it (to no other) stand in no way."""
 
 
 class P1B(Wire, frozen=True, tag=2):
@@ -443,7 +443,7 @@ class Watch(Wire, frozen=True, tag=8):
 
 
 class Unwatch(Wire, frozen=True, tag=9):
-    """Client → server: these watches are wanted no more; [] stands for all. Not answered."""
+    """Client → server: these watches are no longer wanted; [] stands for all. Not answered."""
 
     ids: Annotated[list[int], msgspec.Meta(max_length=MOST_UNWATCHED)]
 

@@ -91,7 +91,7 @@ class ChangeRefused(OperationFailed):
 
 
 class LockLost(OperationFailed):
-    """A lock or a leadership is held no more, or its waiter lost its place."""
+    """A lock or a leadership is no longer held, or its waiter lost its place."""
 
 
 class NotAcquired(PaxonError, TimeoutError):

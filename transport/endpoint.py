@@ -549,7 +549,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         return None if self._keys is None else self._keys.of(server)
 
     def drop(self, server: int) -> None:
-        """Dial a server no more, and forget what waits for it. (It may still speak: see `meet`.)"""
+        """Stop dialling a server; forget what waits for it. (It may still speak: see `meet`.)"""
         dealer = self._dealers.pop(server, None)
         if dealer is None:
             return

@@ -58,7 +58,7 @@ class _Mailbox:
         return self._frames.popleft() if self._frames else None
 
     def close(self) -> None:
-        """Take no more, and forget what is there."""
+        """Stop taking anything, and forget what is there."""
         with self._lock:
             self._closed = True
             self._frames.clear()

@@ -104,7 +104,7 @@ class ClientTurns:
         self.greedy: dict[ClientToken, float] = {}
         """Clients that have taken much more than that, and until when each counts as one …"""
         self._sorted_at = -NEVER
-        """… and when those were last taken out that do so no more."""
+        """… and when those that no longer do so were last taken out."""
         self._left: dict[ClientToken, float] = {}
         """Clients that have left, the last ones: some of their commands may still be executed."""
         self.listened = 0.0

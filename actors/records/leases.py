@@ -82,9 +82,9 @@ class Grants:
         self.until = self._others_until = -math.inf
 
     def waive(self, ballot: Ballot) -> None:
-        """That ballot's leader has handed over: what was granted to it counts no more (M21).
+        """That ballot's leader has handed over: what was granted to it no longer counts (M21).
 
-        What was granted to any other, or in an earlier life to whomever, stands.
+        What was granted to any other, or to anybody in an earlier life, stands.
         """
         if ballot == self.ballot:
             self.until = self._others_until

@@ -100,7 +100,7 @@ class Thrift:
         self.choosing = False
 
     def forget(self, server: ServerId) -> bool:
-        """Its connection has ended: how it answered until now counts no more.
+        """Its connection has ended: how it answered until now no longer counts.
 
         True if it is among the prompt ones that are relied upon.
         """

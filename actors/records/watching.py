@@ -101,7 +101,7 @@ class Watching:
     def add(
         self, client: ClientToken, watch: int, size: int, now: float, answers: int = 1
     ) -> tuple[int, int | None]:
-        """A number for a client's watch; and that of the one with the same id, held no more."""
+        """A number for a client's watch; and that of the one with the same id, no longer held."""
         one = self._clients.get(client)
         before = None if one is None else one.numbers.get(watch)
         if before is not None:
@@ -117,7 +117,7 @@ class Watching:
         return self._next, before
 
     def take(self, number: int) -> Held:
-        """A watch is held no more: whose it was, and the id of its last answer."""
+        """A watch is no longer held: whose it was, and the id of its last answer."""
         client, watch, size, given, _ = self.held.pop(number)
         self._bytes -= size
         one = self._clients[client]
@@ -138,7 +138,7 @@ class Watching:
         return client, watch + given
 
     def drop(self, client: ClientToken, watches: Iterable[int] | None = None) -> list[int]:
-        """A client wants these no more (None: it is gone); their numbers."""
+        """A client no longer wants these (None: it is gone); their numbers."""
         one = self._clients.get(client)
         if one is None:
             return []

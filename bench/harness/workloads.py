@@ -31,7 +31,7 @@ class Workload(msgspec.Struct, frozen=True, kw_only=True):
     value_bytes: int = 64
     keys: int = 10_000
     stride: int = 1
-    """Every so manieth key of a larger store is used."""
+    """Of a larger store only every so-many-th key is used: 1 means all."""
     watches: int = 0
     """Of `watch`: of the key that is written; of writes: of other keys."""
     seconds: float = 0.0

@@ -235,7 +235,7 @@ def _hold(
     except CannotRun as error:
         raise fail(str(error), error.code) from None
     if ended.lost:
-        raise fail(f"{held.key} is held no more: {ended.lost}; its command was ended", FAILED)
+        raise fail(f"{held.key} is no longer held: {ended.lost}; its command was ended", FAILED)
     raise typer.Exit(ended.code)
 
 
@@ -249,7 +249,7 @@ def _wait_for_loss(kv: Client, held: Held) -> None:
                 continue
             break
     held.check()
-    raise LockLost(f"{held.key} is held no more")
+    raise LockLost(f"{held.key} is no longer held")
 
 
 def _show(wanted: Lock, as_json: bool) -> None:

@@ -245,7 +245,7 @@ class SyncDriver:
         """The program ends: close the sockets unless a thread is at work, which ends with it.
 
         Daemon threads go on until the very end. None may find its sockets closed under it, which
-        libzmq does not bear, nor complain of what it was doing.
+        libzmq does not tolerate, and none may complain of what it was doing.
         """
         if not self.lock.acquire(timeout=_LAST_SECONDS):
             return

@@ -42,7 +42,7 @@ STOP_SECONDS = 10.0
 """A server that has not ended this long after SIGTERM gets SIGKILL."""
 
 _STOP_POLL_SECONDS = 0.001
-"""How often to ask whether a process that got SIGSTOP runs no more; no descriptor tells."""
+"""How often to ask whether a process that got SIGSTOP has stopped; no descriptor tells."""
 
 _BLIND_SECONDS = 0.05
 """How often to look after the servers if there is nothing to sleep on."""

@@ -151,7 +151,7 @@ class Feed:
         self._task = asyncio.create_task(self._run())
 
     def leave(self, subscription: Subscription) -> None:
-        """It listens no more."""
+        """It no longer listens."""
         self.listeners.pop(subscription, None)
         if not self.listeners and not self._task.done():
             self._end()
@@ -248,7 +248,7 @@ class Subscription:
         self._awake()
 
     def fail(self, error: Exception) -> None:
-        """There is no more."""
+        """Nothing more will come."""
         self._feed, self._error = None, error
         self._awake()
 

@@ -247,7 +247,7 @@ class Front:
         self._looking = asyncio.create_task(self._keep_looking())
 
     async def close(self) -> None:
-        """Look no more, and be found no more."""
+        """Stop looking, and stop being found."""
         if self._looking is not None:
             self._looking.cancel()
             with contextlib.suppress(asyncio.CancelledError):

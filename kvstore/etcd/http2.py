@@ -245,7 +245,7 @@ class Stream:
             raise ConnectionFault(FLOW_CONTROL_ERROR, "more data than the stream's window takes")
 
     def consumed(self, size: int) -> None:
-        """So much of what came is held no more: the client may send as much again."""
+        """So much of what came is no longer held: the client may send as much again."""
         self._connection.consumed(size)
         if self.open and not self.closed and self._room < _STREAM_WINDOW // 2:
             by = _STREAM_WINDOW - self._room
@@ -368,7 +368,7 @@ class Http2:
         self.write(_frame(_WINDOW_UPDATE, 0, 0, by.to_bytes(4, "big")))
 
     def consumed(self, size: int) -> None:
-        """So much of what came is held no more."""
+        """So much of what came is no longer held."""
         self._consumed += size
         if self._consumed >= _CONNECTION_WINDOW // 4:
             self._open_window(self._consumed)

@@ -266,7 +266,7 @@ class LockService:
         return message("ProclaimResponse")(header=self._front.header(revision))
 
     async def resign(self, request: Any, timeout: float) -> Any:
-        """Lead no more."""
+        """Stop leading."""
         leader = self._leader_key(request)
         _, revision, _ = await self._front.ask_one(
             wire.Txn([_created(leader.key, leader.rev)], [wire.DeleteRange(leader.key)], []),
@@ -310,7 +310,7 @@ class LockService:
     async def _follow(
         self, call: Call, name: bytes, answers: Answers, leader: Row | None
     ) -> Row | None:
-        """Tell each new value of a leader until it leads no more, or somebody may; the last one."""
+        """Tell each new value of a leader until it stops leading, or somebody may; the last one."""
         while True:
             through, events = await answers.next()
             for row, _ in events:

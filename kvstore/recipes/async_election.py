@@ -33,7 +33,7 @@ class AsyncLeadership(AsyncHeld):
         return await self._kv._do(statement, timeout)
 
     async def resign(self, *, timeout: float | None = None) -> None:
-        """Lead no more: the next one does. May be called again, such as after `RequestTimeout`."""
+        """Stop leading: the next one does. May be called again, such as after `RequestTimeout`."""
         await self.release(timeout=timeout)
 
 

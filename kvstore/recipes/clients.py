@@ -90,7 +90,7 @@ class Client(client.Client):
 
         Args:
             name: of what is to be led.
-            ttl: seconds after which a leader that has died leads no more; at least 2.
+            ttl: seconds after which a leader that has died no longer leads; at least 2.
         """
         return Election(self, name, ttl=ttl)
 
@@ -147,7 +147,7 @@ class Client(client.Client):
             with kv.members("workers").join("10.0.0.7") as me:
                 print(kv.members("workers").list())
 
-        A member that stalls for longer is one no more, and has to join again (`me.lost`).
+        A member that stalls for longer is no longer one, and has to join again (`me.lost`).
         """
         return Members(self, name, ttl=ttl)
 

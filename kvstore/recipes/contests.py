@@ -225,7 +225,7 @@ class Contest:
         return Range(range=self.keys, sort="created", reverse=True, limit=limit, max_created=fence)
 
     def lost(self, why: str) -> LockLost:
-        """The error of a holder that holds no more."""
+        """The error of a holder that no longer holds."""
         return LockLost(f"{self.kind} {self.name!r} is lost: {why}")
 
     def late(self) -> NotAcquired:

@@ -31,13 +31,13 @@ class Leadership(Held):
         """Let all know another value, without a new election; the store's revision.
 
         Raises:
-            LockLost: it leads no more; nothing was written.
+            LockLost: it no longer leads; nothing was written.
         """
         statement = Statement(self, check_proposal(value), self._contest.lost)
         return self._kv._do(statement, timeout)
 
     def resign(self, *, timeout: float | None = None) -> None:
-        """Lead no more: the next one does. May be called again, such as after `RequestTimeout`."""
+        """Stop leading: the next one does. May be called again, such as after `RequestTimeout`."""
         self.release(timeout=timeout)
 
 

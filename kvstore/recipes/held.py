@@ -30,7 +30,7 @@ class Claimable(Protocol):
         """Of who holds it by this lease."""
 
     def lost(self, why: str) -> LockLost:
-        """The error of a holder that holds no more."""
+        """The error of a holder that no longer holds."""
 
 
 class Kept(Generic[L]):

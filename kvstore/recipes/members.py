@@ -56,7 +56,7 @@ class Membership(Held):
         return self._kv._do(Statement(self, value, self._contest.lost), timeout)
 
     def leave(self, *, timeout: float | None = None) -> None:
-        """Be a member no more. May be called again, such as after `RequestTimeout`."""
+        """Stop being a member. May be called again, such as after `RequestTimeout`."""
         self.release(timeout=timeout)
 
 
@@ -110,7 +110,7 @@ class AsyncMembership(AsyncHeld):
         return await self._kv._do(Statement(self, value, self._contest.lost), timeout)
 
     async def leave(self, *, timeout: float | None = None) -> None:
-        """Be a member no more. May be called again, such as after `RequestTimeout`."""
+        """Stop being a member. May be called again, such as after `RequestTimeout`."""
         await self.release(timeout=timeout)
 
 

@@ -104,7 +104,7 @@ class Claimed(NamedTuple):
         return self.line.claims + self.item.removeprefix(self.line.items)
 
     def lost(self, why: str) -> LockLost:
-        """The error of one that has it no more."""
+        """The error of one that no longer has it."""
         return LockLost(f"an item of {self.line.kind} {self.line.name!r} is lost: {why}")
 
 

@@ -34,7 +34,7 @@ class Commit(Call[T]):
         done = self._txn.answer(result)
         if self._guarded:
             if not done.succeeded:
-                raise LockLost("what guards the transaction is true no more: nothing was written")
+                raise LockLost("what guards the transaction is no longer true: nothing was written")
             done = done.results[0]
         if done.succeeded:
             return self._value

@@ -75,7 +75,7 @@ class Told:
         self.watched = watched
         self._events: deque[Event] = deque()
         self.error: PaxonError | None = None
-        """Why there will be no more, such as `Compacted`."""
+        """Why no more will come, such as `Compacted`."""
         self.looked: Result = None
         """What the last answer saw beside the events, where the watch looks at something."""
 

@@ -118,7 +118,7 @@ class Mirror(Reflection):
         return answer[0]  # type: ignore[return-value]
 
     def close(self) -> None:
-        """Follow no more; what it holds stays readable. May be called twice."""
+        """Stop following; what it holds stays readable. May be called twice."""
         self._closed = True
         self._watch.close()
         below = self._changed._is_owned()  # type: ignore[attr-defined]  # (a condition, say)
@@ -228,7 +228,7 @@ class AsyncMirror(Reflection):
         await self.close()
 
     async def close(self) -> None:
-        """Follow no more; what it holds stays readable. May be called twice."""
+        """Stop following; what it holds stays readable. May be called twice."""
         self._closed = True
         if self._watch is not None:
             await self._watch.close()

@@ -145,7 +145,7 @@ def test_a_command_that_holds_no_more_is_ended_with_all_that_it_has_started(
 
     once(runs, take_away)
     done = paxon_here("lock", "a", *at, "--ttl", "3", "--", "sh", "-c", script)
-    assert done.returncode == 1 and "is held no more" in one_sentence(done)
+    assert done.returncode == 1 and "is no longer held" in one_sentence(done)
     for name in ("pid", "child"):
         pid = int(Path(name).read_text(encoding="utf-8"))
         wait_until(lambda: not pid_is_alive(pid))  # noqa: B023
