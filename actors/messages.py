@@ -49,7 +49,7 @@ class P1A(Wire, frozen=True, tag=1):
     """Report what you accepted from this slot on: the candidate's first slot not known chosen."""
     after: Ballot | None = None
     """The ballot of the leader that handed over to the candidate: nobody proposes, answers or sends
-    heartbeats in it any more, so courtesy and leases granted to it (to no other) stand in no way."""
+    heartbeats in it any more: courtesy and leases granted to it, and only those, do not count."""
 
 
 class P1B(Wire, frozen=True, tag=2):

@@ -23,7 +23,7 @@ ENTRY_BYTES = 16
 """What an entry takes in a slot's value beside its command, about."""
 
 RETRY_AFTER = 0.05
-"""When a client that was refused had better come again, if nothing better is known."""
+"""Seconds after which a client that was refused comes again, if no better time is known."""
 
 RETRY_FOR_ROOM = 0.25
 """The same for what the disk has no room for: a snapshot has to be written first."""

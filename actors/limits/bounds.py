@@ -27,7 +27,7 @@ take 49 days for as many; frames that raise it so far each, one a second, 68 yea
 FAR_PERSISTS = 1.0
 """A server that tells of a ballot beyond that for so long, in seconds, means it …"""
 FAR_FORGOTTEN = 30.0
-"""… unless nothing was heard of it for so long in between: two accidents are no persistence."""
+"""… unless nothing was heard of it for this long, in seconds: two accidents are no persistence."""
 MAX_SLOTS_AHEAD = 1 << 16
 """Nothing is accepted further beyond the chosen prefix: a later leader has to fill all the slots
 between, one by one. Who is that late catches up before it accepts again."""

@@ -19,7 +19,7 @@ from paxon.actors.messages import (
     SnapshotRequest,
 )
 from paxon.actors.parts.host import Part
-from paxon.actors.records.snapshots import LONGEST_FOR_ROOM, LONGEST_SECONDS, Retry
+from paxon.actors.records.snapshots import LONGEST_SECONDS, LONGEST_SECONDS_FOR_ROOM, Retry
 
 __all__ = ["Snapshotting"]
 
@@ -70,7 +70,7 @@ class Snapshotting(Part):
     def _put_off(self, retry: Retry) -> None:
         """What there was no room for, or failed otherwise, is tried again later."""
         short = self._host._storage.room <= 0
-        retry.failed(self._outbox.now, LONGEST_FOR_ROOM if short else LONGEST_SECONDS)
+        retry.failed(self._outbox.now, LONGEST_SECONDS_FOR_ROOM if short else LONGEST_SECONDS)
 
     def discard(self, executed_by_all: int) -> None:
         """Forget what nobody needs any more: executed by all, or past the retention limit.

@@ -35,7 +35,10 @@ class Rounds:
         self.lease_wanted_until = 0.0
 
     def begin(self, now: float, lease: float, busy: float) -> int:
-        """Number a new round, whose lease may be counted on for so many seconds."""
+        """Number a new round, whose lease may be counted on for `lease` seconds.
+
+        `busy`: for how many seconds this server has been busy so far.
+        """
         self.last += 1
         self.sent.append((self.last, now, lease, busy))
         return self.last

@@ -6,7 +6,7 @@ from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.environment import NEVER
 from paxon.actors.settings import Settings
 
-__all__ = ["LONGEST_FOR_ROOM", "LONGEST_SECONDS", "Retry", "Snapshots"]
+__all__ = ["LONGEST_SECONDS_FOR_ROOM", "LONGEST_SECONDS", "Retry", "Snapshots"]
 
 LOG_PART = 8
 """A large state's log may take one part of so many of its size before the next snapshot."""
@@ -17,9 +17,11 @@ leaves a choice. (The next snapshot may be larger by all of that log, so the dis
 """
 
 FIRST_SECONDS = 1.0
+"""Between a snapshot that failed and the next try; twice as long after each failure, up to …"""
 LONGEST_SECONDS = 60.0
-LONGEST_FOR_ROOM = 4.0
-"""The same while the log has no room: clients wait for that snapshot."""
+"""… this, or …"""
+LONGEST_SECONDS_FOR_ROOM = 4.0
+"""… this while the log has no room: clients wait for that snapshot."""
 
 
 class Retry:

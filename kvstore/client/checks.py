@@ -32,6 +32,7 @@ T = TypeVar("T")
 DEFAULT_TIMEOUT = 10.0
 """Seconds."""
 _FOR_EVER = 1e9
+"""Seconds: no timeout is longer."""
 DEFAULT_IN_FLIGHT = 4096
 """Operations of a pipeline under way."""
 

@@ -67,7 +67,9 @@ class Ticket(msgspec.Struct, Generic[PayloadT, ResultT], eq=False):
     size: int
     """Bytes, about."""
     submitted: float
+    """When, in seconds of the caller's clock."""
     deadline: float
+    """When it is given up, by the same clock."""
     after: Ticket[PayloadT, ResultT] | None = None
     """Execute only after this one, which has to be executed."""
     request: Request | None = None

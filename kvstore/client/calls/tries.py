@@ -8,8 +8,8 @@ from paxon.kvstore.errors import Conflict
 
 __all__ = ["pause_before_next"]
 
-_FIRST_PAUSE = 0.001
-_LONGEST_PAUSE = 0.1
+_FIRST_PAUSE_SECONDS = 0.001
+_LONGEST_PAUSE_SECONDS = 0.1
 
 
 def pause_before_next(tries: int, left: float) -> float:
@@ -17,7 +17,7 @@ def pause_before_next(tries: int, left: float) -> float:
 
     Drawn anew each time, so that those who conflicted do not meet again.
     """
-    longest = min(_FIRST_PAUSE * 2.0 ** min(tries, 10), _LONGEST_PAUSE)
+    longest = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(tries, 10), _LONGEST_PAUSE_SECONDS)
     pause = random.SystemRandom().uniform(0, longest)
     if pause >= left:
         raise Conflict(
