@@ -24,6 +24,7 @@ from paxon.actors.records.latencies import BOUNDS, Latencies
 from paxon.actors.records.making import Retired
 from paxon.actors.settings import Settings
 from paxon.transport import Burst, BurstInbox, BurstSource, TransportError
+from paxon.transport.inbox import ample_stacks
 from paxon.transport.log import log_as, log_in_background, logger
 
 __all__ = ["BurstActor"]
@@ -68,7 +69,8 @@ class BurstActor(pykka.ThreadingActor):
 
     def _start_actor_loop(self) -> None:
         try:
-            super()._start_actor_loop()
+            with ample_stacks():
+                super()._start_actor_loop()
         except RuntimeError:  # no thread can be had: nobody need wait for this actor's end
             pykka.ActorRegistry.unregister(self._actor_ref)
             raise

@@ -26,7 +26,8 @@ from __future__ import annotations
 import select
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 from pykka._envelope import Envelope
@@ -34,7 +35,7 @@ from pykka._envelope import Envelope
 from paxon.transport.burst import Burst
 from paxon.transport.wake import Waker
 
-__all__ = ["BurstInbox", "BurstSource"]
+__all__ = ["BurstInbox", "BurstSource", "ample_stacks"]
 
 _SMALL_BURST = 2
 """Frames; a server that is busy gets more at once."""
@@ -184,3 +185,22 @@ def _never() -> float | None:
 
 def _zero() -> float:
     return 0.0
+
+
+_STACK_BYTES = 8 << 20
+_stack_size_lock = threading.Lock()
+
+
+@contextmanager
+def ample_stacks() -> Iterator[None]:
+    """Threads that are started inside have room, whatever `ulimit -s` and the program give others.
+
+    What nests too deep in a state machine has to meet Python's limit, which is a command's error on
+    every server, before the end of a stack, which is one process's end.
+    """
+    with _stack_size_lock:
+        before = threading.stack_size(_STACK_BYTES)
+        try:
+            yield
+        finally:
+            threading.stack_size(before)

@@ -367,6 +367,32 @@ def test_a_fork_that_outlives_a_server_keeps_nothing_of_it(tmp_path: Path) -> No
     assert ran("import signal\n" + embedding(code), tmp_path) == "value\n"
 
 
+def test_small_stacks_of_a_programs_threads_do_not_matter_to_its_server(tmp_path: Path) -> None:
+    """What nests too deep is a command's error, as on other servers, and not this process's end."""
+    code = """
+    class KVStore(KVStore):
+        check, cost = StateMachine.check, StateMachine.cost
+
+        def apply(self, command):
+            return super().apply(command) if command != b"deep" else self.nest(None)
+
+        def nest(self, _):
+            return sorted([1, 2], key=self.nest)
+
+    threading.stack_size(1 << 18)
+    server, address = start(sys.argv[1])
+    with server, Client(address) as client:
+        client.put("key", "value")
+        try:
+            server.ask(Execute(b"deep")).get(timeout=60)
+        except RuntimeError as error:
+            print(str(error).partition(":")[0])
+        print(client.get("key").decode(), threading.stack_size())
+    """
+    imports = "from paxon.actors import Execute, StateMachine\n"
+    assert ran(imports + embedding(code), tmp_path) == f"RecursionError\nvalue {1 << 18}\n"
+
+
 LOCAL = """
 import sys
 from paxon.kvstore import LocalCluster
