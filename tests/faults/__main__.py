@@ -71,7 +71,7 @@ def runs(directory: Path, long: bool, seconds: float = 0.0) -> Iterator[tuple[st
     yield "by-kernel", no_namespaces(), lambda: partitions_by_kernel(directory / "kernel", long)
     yield "netem", no_netem(), lambda: [weather_by_kernel(directory / "netem", long)]
     yield "names", no_names(), lambda: [names(directory, long)]
-    yield "clocks", no_other_clocks(), lambda: [clocks(directory, long)]
+    yield "clocks", no_other_clocks(), lambda: clocks(directory, long)
     yield "coordination", "", lambda: [coordination(directory, seconds or (60 if long else 8))]
     yield "claims", "", lambda: [claims(directory, *((1000, 10) if long else (100, 3)))]
     yield "members", "", lambda: [changes(directory, seconds or (600 if long else 20))]

@@ -18,11 +18,18 @@ from paxon.actors import ServerId
 from paxon.kvstore import Client
 from tests.cluster.helpers import wait_until
 from tests.faults.networks.commanded import Commanded, Process
-from tests.faults.networks.namespaces import CLONE_NEWNET, in_thread
+from tests.faults.networks.namespaces import (
+    CLONE_NEWNET,
+    NamespacedCluster,
+    Switch,
+    in_thread,
+    inside,
+    no_namespaces,
+)
 from tests.faults.networks.network import MAIN
 from tests.faults.pauses import WholeNetwork
+from tests.faults.scenarios import INSIDE, OUTSIDE
 from tests.faults.trial import Outcome, Trial
-from tests.ports import own_ports
 
 __all__ = ["clocks", "names", "no_names", "no_other_clocks"]
 
@@ -146,12 +153,12 @@ _TTL, _GRACE = 2.0, 20.0
 
 @cache
 def no_other_clocks() -> str:
-    """Why no process can have a clock of its own here; "" if one can."""
+    """Why no process can have a clock and a network of its own here; "" if one can."""
     if shutil.which("unshare") is None:
         return "there is no unshare command"
     if subprocess.run([*_slept(9), "true"], check=False, capture_output=True).returncode:
         return "time namespaces take root's rights and Linux 5.6"
-    return ""
+    return no_namespaces()
 
 
 def _slept(seconds: int) -> list[str]:
@@ -165,27 +172,16 @@ class _LeaseReader(Client):
         return super().get(key, mode="lease", **options)
 
 
-class _Clocked(Commanded):
+class _Clocked(NamespacedCluster):
     """Each server has a boot-time clock of its own, and another one in its next life."""
 
-    network = WholeNetwork()
-
-    def __init__(self, directory: Path, ports: Sequence[int]) -> None:
-        super().__init__(directory, "clocked")
-        self._ports = ports
-        self._lives = 0
-
-    def entry(self, server: ServerId) -> str:
-        peer, client = self._ports[2 * server - 2 : 2 * server]
-        return f"peer_port = {peer}\nclient_port = {client}"
+    reader = _LeaseReader
+    _lives = 0
 
     def run(self, server: ServerId, command: Sequence[str], output: IO[bytes]) -> Process:
         self._lives += 1
         slept = _slept(_SLEPT[self._lives % len(_SLEPT)])
         return super().run(server, [*slept, *command], output)
-
-    def reached(self, server: ServerId) -> str:
-        return f"tcp://127.0.0.1:{self._ports[2 * server - 1]}"
 
     def pid(self, server: ServerId) -> int:
         """What `unshare` has forked, with which it ends."""
@@ -193,19 +189,52 @@ class _Clocked(Commanded):
         (child,) = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         return int(child)
 
-    def client(self, group: str = MAIN, **options: Any) -> Client:
-        assert group == MAIN
-        return _LeaseReader([self.reached(server) for server in self.servers], **options)
 
-
-def clocks(directory: Path, long: bool) -> Outcome:
+def clocks(directory: Path, long: bool) -> list[Outcome]:
     """Servers' clocks differ by hours to years, and leap when one is started again.
 
     The leader is killed, or stands still for longer than its lease. All reads are `lease` reads,
     and a lease of the store lives for as long as it was granted.
     """
+    with Switch([1, 2, 3, MAIN, INSIDE, OUTSIDE]) as switch:
+
+        def run() -> list[Outcome]:
+            with _Clocked(switch, directory / "clocks") as cluster:
+                return [work(cluster, directory, long) for work in (_leases_for_reads, _leases)]
+
+        return inside(switch.namespace(MAIN), run)
+
+
+def _leases_for_reads(cluster: _Clocked, directory: Path, long: bool) -> Outcome:
+    """The leader stands still, is cut off, and goes on: others lead by then, which it cannot hear.
+
+    Readers wait for it. (One that is not stopped gives up leading soon after it was cut off,
+    whatever it thinks of its lease.)
+    """
+    with Trial(
+        "clocks-reads", cluster, directory, long=long,
+        groups=(INSIDE, OUTSIDE), clients=8, readers=(4, 6), timeout=2.0,
+    ) as trial:  # fmt: skip
+        for _ in range(trial.sized(2, 20)):
+            leader, others = cluster.leader(), trial.followers()
+            inside, outside = trial.members[INSIDE], trial.members[OUTSIDE]
+            cluster.signal(leader, signal.SIGSTOP)
+            cluster.network.partition([leader, INSIDE], [*others, OUTSIDE])
+            trial.fault()
+            trial.load.wait_for_more(150, clients=outside)
+            answered = list(trial.load.answered)
+            cluster.signal(leader, signal.SIGCONT)
+            trial.load.wait_for_more(150, clients=outside)
+            # (What it was asked before it stood still may have been confirmed by then: one each.)
+            more = [trial.load.answered[number] - answered[number] for number in inside]
+            assert max(more) <= 1, "a leader whose lease had run out answered its clients"
+            cluster.network.heal()
+            trial.load.wait_for_more(50, clients=inside)
+    return trial.verify()
+
+
+def _leases(cluster: _Clocked, directory: Path, long: bool) -> Outcome:
     with (
-        _Clocked(directory / "clocks", own_ports(6)) as cluster,
         Trial("clocks", cluster, directory, long=long) as trial,
         cluster.client(timeout=20.0) as client,
     ):

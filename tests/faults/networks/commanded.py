@@ -24,6 +24,9 @@ Process = subprocess.Popen[bytes]
 class Commanded:
     """As a `Trial` wants a cluster, but for its network."""
 
+    reader = Client
+    """What clients are made of."""
+
     def __init__(self, directory: Path, name: str = "commanded") -> None:
         self.servers: list[ServerId] = [1, 2, 3]
         self._name = name
@@ -121,4 +124,4 @@ class Commanded:
     def client(self, group: str = MAIN, **options: Any) -> Client:
         """A client that knows where all are reached."""
         assert group == MAIN
-        return Client([self.reached(server) for server in self.servers], **options)
+        return self.reader([self.reached(server) for server in self.servers], **options)
