@@ -319,8 +319,8 @@ class CommitNote(Wire, frozen=True, tag=20):
 class Sealed(Wire, frozen=True, tag=21):
     """Server → all of an epoch and the next: that epoch has ended (docs/membership.md).
 
-    Also the only answer to a server of an earlier epoch. Who does not know it yet asks the sender
-    for the slots that it misses.
+    Also the only answer to a server of an earlier epoch. If that is news, it asks the sender for
+    the slots that it misses.
     """
 
     epoch: int

@@ -147,7 +147,7 @@ class _Port:
 
 
 def _names_among(peers: Mapping[int, str]) -> int:
-    """How many links are likely to dial names: who is to join a cluster knows nobody yet."""
+    """How many links are likely to dial names: a server that is to join knows nobody yet."""
     return sum(map(is_host_name, peers.values())) if peers else _LIKELY_NAMES
 
 

@@ -240,7 +240,8 @@ def decode_change(data: bytes) -> Change:
 def apply_change(agreed: Agreed, change: Change, slot: int, limits: Limits) -> Agreed | None:
     """The settings after the change in `slot`; None if it was made for other settings.
 
-    A change to what is agreed already is no change: who asks again because the answer got lost is
+    A change to what is agreed already is no change: one who asks again because the answer got lost
+    is
     told the slot in which it was made. Ranges are no concern of execution, which must come to the
     same on servers of two releases. Raises `UnknownSetting`.
     """

@@ -30,7 +30,7 @@ FAR_FORGOTTEN = 30.0
 """… unless nothing was heard of it for this long, in seconds: two accidents are no persistence."""
 MAX_SLOTS_AHEAD = 1 << 16
 """Nothing is accepted further beyond the chosen prefix: a later leader has to fill all the slots
-between, one by one. Who is that late catches up before it accepts again."""
+between, one by one. A server that late catches up before it accepts again."""
 MAX_EPOCHS_AHEAD = 1 << 16
 """Nobody is asked about an epoch further beyond one's own: seven years of one an hour."""
 MAX_COUNT_JUMP = 1 << 16

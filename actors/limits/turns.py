@@ -51,7 +51,7 @@ OPENINGS = 64
 OPENINGS_PER_SECOND = 8.0
 """… so many more each second."""
 ALL_OPENINGS = 4096
-"""All clients together may open so many at once (who dials anew is another client each time) …"""
+"""All clients together may open so many at once (each new connection is another client) …"""
 ALL_OPENINGS_PER_SECOND = 2000.0
 """… and so many more each second."""
 ALLOWANCE = 1 / 8
@@ -88,7 +88,7 @@ class ClientTurns:
 
     def __init__(self) -> None:
         self.waiting: dict[ClientToken, Waiting] = {}
-        """In the order of their turns; who has nothing waiting in it sits out."""
+        """In the order of their turns; one with nothing waiting in it sits out."""
         self.messages = 0
         self.bytes = 0
         self.ignored: set[ClientToken] = set()
@@ -219,7 +219,7 @@ class ClientTurns:
         self.greedy.pop(client, None)
 
     def _next_in_debt(self, now: float) -> ClientToken | None:
-        """Who goes on although it owes the others time, for nobody else is there.
+        """The client that goes on although it owes the others time, for nobody else is there.
 
         What it owes is taken off all accounts: it took that time from nobody.
         """

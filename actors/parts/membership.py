@@ -85,7 +85,7 @@ SAY_FIRST = 2.0
 SAY_AGAIN = 30.0
 """… and says so again."""
 JOINING_SECONDS = 5.0
-"""Who has not said for so long that it waits to become a member is not named any more."""
+"""A server that has not said for so long that it waits to join is no longer named."""
 
 LEADING = frozenset((P1A, P2A, Heartbeat, PreVote))
 """What is sent by who leads, or would: from another epoch it is answered with where that ended."""

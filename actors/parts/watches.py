@@ -150,7 +150,7 @@ class Watches(Part):
         reign.told_commit = commit
         watchers = [s for s, follower in reign.followers.items() if follower.watches]
         if not set(watchers).isdisjoint(reign.thrift.spare):
-            host._send_put_off(reign)  # who has not got the slot would ask for it
+            host._send_put_off(reign)  # whoever has not got the slot would ask for it
         for server in watchers:
             self._outbox.send(server, CommitNote(host.promised, commit))
 

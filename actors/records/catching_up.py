@@ -176,7 +176,7 @@ class CatchingUp:
         return self.incoming is not None and self.incoming.slot > slot
 
     def begin(self, info: SnapshotInfo, sender: ServerId) -> None:
-        """Fetch this one, from who offers it."""
+        """Fetch this one, from the server that offers it."""
         self.incoming = info
         self.source = sender
         self.hear(info.slot, sender)

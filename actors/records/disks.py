@@ -29,7 +29,7 @@ class KnownDisks:
         """What each that asked about its directory was answered last, and in which life."""
 
     def join(self, incarnations: dict[ServerId, int], now: float) -> None:
-        """These are the others. (Who has just started heard nobody, and knows not who lives.)"""
+        """These are the others. (One that has just started does not know who lives.)"""
         before, self.incarnations = self.incarnations, incarnations
         same = [s for s, number in incarnations.items() if before.get(s) == number]
         heard, counts = self.heard_at, self.counts

@@ -101,7 +101,7 @@ class Making:
         )
 
     def ask_again(self) -> None:
-        """All are asked once more: who does not answer soon is not known as fresh any longer."""
+        """All are asked once more: one that does not answer soon no longer counts as fresh."""
         for server in list(self._fresh_directories):
             self._asked_since[server] += 1
             if self._asked_since[server] > FRESH_FOR:

@@ -28,7 +28,7 @@ ASKED_IN_VAIN = 3
 MAX_ADDRESS_BYTES = 300
 """A host's name has up to 253 bytes, a socket's path up to 107."""
 MOST_LISTENERS = 1 << 16
-"""The latest clients that listen are told of moves. (Who is gone is noticed when it is told.)"""
+"""The latest clients that listen are told of moves. (One that is gone is noticed when told.)"""
 TOLD_AT_ONCE = 64
 """Clients that one step tells of a move."""
 MAX_MOVES = 1 << 62

@@ -208,7 +208,7 @@ class Reign:
         self.takeover = deque(takeover)
         """What was taken over and is still to be proposed again: slot and value."""
         self.takeover_end = end
-        """The last slot that was taken over: who has executed that is current, and serves."""
+        """The last slot that was taken over: once it is executed, the leader serves."""
         self.next_slot = end + 1
         self.votes: dict[int, int] = {}
         """Slots in flight: the bits of those who have accepted each."""
@@ -340,7 +340,7 @@ class Reign:
     def successor(
         self, configuration: Configuration, server: ServerId, incarnation: int
     ) -> ServerId:
-        """The server to lead the next epoch: this one, or who has told that it is furthest."""
+        """The server to lead the next epoch: this one, or the one that says that it is furthest."""
         if configuration.votes(server, incarnation):
             return server
         level = {follower: progress.executed for follower, progress in self.followers.items()}
@@ -372,7 +372,7 @@ class Reign:
     def others_wait(self, client: ClientToken) -> bool:
         """Whether anybody but this client waits for a command.
 
-        (Who waits longest may have been quiet for long, and is the first or last in line.)
+        (The one that waits longest may have been quiet for long, and is the first or last in line.)
         """
         inside = self.waiting.values()
         return bool(inside) and not client == next(iter(inside)) == next(reversed(inside))

@@ -25,7 +25,7 @@ FORGOTTEN = 30.0
 not tell of every connection that ends."""
 OF_LATE = 1.0
 """Seconds for which a server that held a watch wants to hear of commits at once: a watch that was
-answered is asked for again soon, and who waits for a lock makes a new one each time."""
+answered is asked for again soon, and a lock's waiter makes a new one each time."""
 NEAR = 64
 """So many a leader holds for who could ask elsewhere: the first ones are told soonest, and a crowd
 costs the leader nothing."""

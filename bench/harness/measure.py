@@ -46,8 +46,6 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     """Without an answer in time, or with an error."""
     first_error: str
-    unfinished: int
-    """Without an answer at the end: as many as are kept under way, unless all were answered."""
     longest_wait: float
     """Seconds that any operation waited, whether or not it got its answer."""
     rate: float
@@ -252,7 +250,6 @@ def combine(
         operations=sum(sample.operations for sample in samples),
         failed=sum(sample.failed for sample in samples),
         first_error=next((s.first_error for s in samples if s.first_error), ""),
-        unfinished=sum(sample.unfinished for sample in samples),
         longest_wait=max(latency.worst or 0.0, *(sample.oldest for sample in samples)),
         rate=sum(s.operations / s.seconds for s in samples if s.seconds > 0),
         latency=latency,

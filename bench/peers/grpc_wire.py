@@ -112,7 +112,7 @@ class GrpcConnection:
     def say(self, stream: int, payload: bytes) -> None:
         """Queue a framed message of a call.
 
-        Only the connection's window is watched: who says much on one stream waits for answers.
+        Only the connection's window is watched: wait for answers before saying more on one stream.
         """
         self._window -= len(payload)
         flags = () if stream in self._open else ("END_STREAM",)

@@ -98,7 +98,7 @@ class Redis:
         latency = self._run(load, requests)
         elapsed = time.perf_counter() - begin
         return Measurement(
-            seconds=elapsed, operations=requests, unfinished=0, counters={},
+            seconds=elapsed, operations=requests, counters={},
             failed=0, first_error="",  # redis-benchmark ends at the first, and so does `_run`
             longest_wait=latency.worst or 0.0, rate=self._rates[load.name],
             latency=msgspec.structs.replace(latency, count=requests),

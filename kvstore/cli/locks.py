@@ -196,7 +196,7 @@ def _command(context: typer.Context) -> list[str] | None:
 
 
 def _client(cluster: str, key_file: str | None, wait: float | None) -> Client:
-    """A client with the recipes. Who waits for a short while gives up on dead servers as soon."""
+    """A client with the recipes. One that waits only briefly gives up on dead servers as soon."""
     target = find_target(cluster, key_file)
     from paxon.kvstore.recipes.clients import Client  # noqa: PLC0415 (after the arguments)
 

@@ -259,7 +259,7 @@ class Links:
         return link
 
     def _context_for(self, address: str) -> Context:
-        """That whose threads dial the address: who looks up a far name holds up no other link."""
+        """That whose threads dial the address: looking up a far name holds up no other link."""
         first = self._contexts[0]
         if not is_host_name(address) or address.startswith(_OWN_NAME):
             return first

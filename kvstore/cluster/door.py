@@ -26,7 +26,7 @@ from paxon.transport.log import background
 __all__ = ["Door", "DoorError"]
 
 CONNECTIONS = 64
-"""At a time; beyond, the oldest is hung up on: who only waits keeps nobody's probe out."""
+"""At a time; beyond, the oldest is hung up on: idle connections keep nobody's probe out."""
 REQUEST_BYTES = 8 << 10
 """A request's line and headers."""
 REQUEST_SECONDS = 5.0

@@ -38,7 +38,7 @@ class Notifier:
             self._go_on()
 
     def _go_on(self) -> None:
-        """Who does not read has no right to be waited for, but hears of it later."""
+        """A reader that does not read is not waited for, but hears of it later."""
         if not self._untold:
             return
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:

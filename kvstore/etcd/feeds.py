@@ -1,7 +1,7 @@
 """What watches of etcd's clients are told: those of one span share one of Paxon's own.
 
 An event comes from the cluster once, then, and is put into etcd's form once, however many wait for
-it. Who reads too slowly leaves the others, and goes on by itself from where it is.
+it. One that reads too slowly leaves the others, and goes on by itself from where it is.
 """
 
 from __future__ import annotations

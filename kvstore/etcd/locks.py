@@ -167,8 +167,9 @@ class LockService:
     def _later(self, key: bytes, undo: Coroutine[Any, Any, None]) -> None:
         """Nobody waits for a turn any more: see to it that nothing of the key is left.
 
-        Its lease may be renewed on and on, and who holds without knowing holds all others up. Who
-        tries again with the same lease waits for that, for he would take over a key that goes.
+        Its lease may be renewed on and on, and one that holds without knowing it holds all others
+        up. A client that tries again with the same lease waits for that, for it would take over a
+        key that goes.
         """
         undoing = asyncio.ensure_future(undo)
         self._undoing[undoing] = key

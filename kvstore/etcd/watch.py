@@ -158,7 +158,7 @@ class _Stream:
         watch.answers.close()
         if watch.task is not None:
             watch.task.cancel()
-            await asyncio.wait([watch.task])  # (not of itself: who waits may be cancelled, too)
+            await asyncio.wait([watch.task])  # (not of itself: its waiter may be cancelled, too)
 
     # --- telling -----------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ class AsyncBarrier:
     async def wait(self, *, timeout: float | None = None) -> None:
         """Wait until as many are there as it is for; see `Barrier.wait`."""
         lease, (_, meeting) = await _meet(self._kv, self._hall, timeout)
-        with contextlib.suppress(PaxonError):  # else it goes with its lease, or who comes next
+        with contextlib.suppress(PaxonError):  # else it goes with its lease, or by whoever is next
             await lease.revoke(timeout=LAST_SECONDS)
             await _run(self._kv, self._hall, part(self._hall, meeting, wait=False), Unbound(), 0)
 

@@ -58,7 +58,7 @@ class AsyncLock:
         return held
 
     async def locked(self, *, timeout: float | None = None) -> bool:
-        """Whether others hold it, so that who comes now has to wait."""
+        """Whether others hold it, so that whoever comes now has to wait."""
         return self._contest.waits(await self.contenders(timeout=timeout))
 
     async def holders(self, *, timeout: float | None = None) -> list[Contender]:

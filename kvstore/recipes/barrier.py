@@ -31,8 +31,8 @@ class Barrier:
     def wait(self, *, timeout: float | None = None) -> None:
         """Wait until as many are there as it is for; then all of them go on.
 
-        Who dies or gives up before that does not count. It serves again: who comes before all of
-        the last ones have gone on waits for that, too.
+        One that dies or gives up before that does not count. It serves again: one that comes before
+        all of the last ones have gone on waits for that, too.
 
         Args:
             timeout: seconds to wait for the others, 0: not at all; None: for ever.
@@ -44,7 +44,7 @@ class Barrier:
         Nothing is left of it then.
         """
         lease, (_, meeting) = _meet(self._kv, self._hall, timeout)
-        with contextlib.suppress(PaxonError):  # else it goes with its lease, or who comes next
+        with contextlib.suppress(PaxonError):  # else it goes with its lease, or by whoever is next
             lease.revoke(timeout=LAST_SECONDS)
             _run(self._kv, self._hall, part(self._hall, meeting, wait=False), Unbound(), 0)
 

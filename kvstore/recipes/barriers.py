@@ -1,9 +1,9 @@
 """How so many come together, and leave together. No I/O.
 
-Who has come is a key below `members/`, which goes with a lease of its own. Whoever sees that all
-are there makes sure of the key `ready`: that lets in those who were cut off meanwhile, and keeps
-out who comes later. Its revision tells one meeting from the next. Who leaves last removes it, or
-who comes next if nobody was left to do so.
+Each that has come is a key below `members/`, which goes with a lease of its own. Whoever sees that
+all are there makes sure of the key `ready`: that lets in those who were cut off meanwhile, and
+keeps out those who come later. Its revision tells one meeting from the next. The last to leave
+removes it, or the next to come if nobody was left to do so.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Client(client.Client):
             with kv.lock("deploy", ttl=10, timeout=5) as held:
                 kv.txn(if_=[held], then=[...])
 
-        Fair: who asks first holds first. Each acquisition has a lease of its own, kept alive in the
+        Fair: whoever asks first holds first. Each acquisition has its own lease, kept alive in the
         background. A holder that stalls for longer than its lease lives is not alone any more when
         it wakes up: what it writes must be guarded by `held`, or carry `held.fence` to a resource
         that refuses lower ones (docs/recipes.md).
@@ -75,8 +75,8 @@ class Client(client.Client):
             with kv.rwlock("catalogue", timeout=5).write as held:
                 kv.txn(if_=[held], then=[...])
 
-        `read` and `write` are locks, each as `lock` makes them. Fair: who comes later waits for who
-        came earlier, so readers do not keep a writer out.
+        `read` and `write` are locks, each as `lock` makes them. Fair: those who come later wait for
+        those who came earlier, so readers do not keep a writer out.
         """
         return RWLock(self, name, ttl=ttl, timeout=timeout)
 

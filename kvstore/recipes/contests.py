@@ -139,7 +139,7 @@ class Until:
 
 
 class Look(NamedTuple):
-    """A step of a plan: a read that may be older than the store, for who asks checks how old it is.
+    """A step of a plan: a read that may be older than the store, whose age the asker checks.
 
     So the leader answers it without a round, as a "lease" read.
     """

@@ -54,7 +54,7 @@ class Election:
         return self._contest.name
 
     def campaign(self, value: Value, *, timeout: float | None = None) -> Leadership:
-        """Wait until one leads: who asks first leads first.
+        """Wait until one leads: whoever asks first leads first.
 
             with kv.election("cron").campaign("worker 7") as leading:
                 while not leading.lost.is_set():
@@ -105,7 +105,7 @@ class Election:
                 for leader in changes:
                     ...
 
-        Each change is told once, in order, until it is closed. Who was cut off for longer than
-        history reaches back is told who leads then.
+        Each change is told once, in order, until it is closed. An observer that was cut off for
+        longer than history reaches back is told who leads then.
         """
         return Observation(self._kv, self._contest, first_of)

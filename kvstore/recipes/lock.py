@@ -43,7 +43,7 @@ class Lock:
         return self._contest.name
 
     def acquire(self, *, timeout: float | None = None) -> Held:
-        """Wait for one's turn: who asks first holds first.
+        """Wait for one's turn: whoever asks first holds first.
 
         Args:
             timeout: seconds to wait for others, 0: not at all; None: as long as the lock was made
@@ -70,7 +70,7 @@ class Lock:
         return held
 
     def locked(self, *, timeout: float | None = None) -> bool:
-        """Whether others hold it, so that who comes now has to wait."""
+        """Whether others hold it, so that whoever comes now has to wait."""
         return self._contest.waits(self.contenders(timeout=timeout))
 
     def holders(self, *, timeout: float | None = None) -> list[Contender]:

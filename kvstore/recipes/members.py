@@ -96,8 +96,8 @@ class Members:
                 for members in changes:
                     ...
 
-        Each change is told once, in order, until it is closed. Who was cut off for longer than
-        history reaches back is told who is there then.
+        Each change is told once, in order, until it is closed. An observer that was cut off for
+        longer than history reaches back is told who is there then.
         """
         return Observation(self._kv, self._contest, _all)
 

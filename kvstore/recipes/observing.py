@@ -97,7 +97,7 @@ class Observation(_Observing[T, Watch]):
         return self._untold.popleft()
 
     def close(self) -> None:
-        """End it; may be called twice. Who waits for it sees its end."""
+        """End it; may be called twice. Whoever waits for it sees its end."""
         self._closed = True
         if self._watch is not None:
             self._watch.close()
@@ -150,7 +150,7 @@ class AsyncObservation(_Observing[T, AsyncWatch]):
         return self._untold.popleft()
 
     async def close(self) -> None:
-        """End it; may be called twice. Who waits for it sees its end."""
+        """End it; may be called twice. Whoever waits for it sees its end."""
         self._closed = True
         if self._watch is not None:
             await self._watch.close()

@@ -1,8 +1,8 @@
 """Where a queue's keys stand, what is asked of the store for it, and when to ask again. No I/O.
 
 Items are the keys below `name/.queue/items/` (`.priority` of a `PriorityQueue`), in the order of
-the revisions that made them. Who works on one has the key below `claims/` that is called the same,
-and goes with a lease of its own. `turn` is a lock: of those who find nothing to do one alone waits
+the revisions that made them. An item's worker has the key of the same name below `claims/`, which
+goes with a lease of its own. `turn` is a lock: of those who find nothing to do one alone waits
 for the next item, and the others wait for it.
 """
 

@@ -1,7 +1,7 @@
 """Contests in which several may hold at once: semaphores, and locks of readers and writers. No I/O.
 
-Who comes later never holds before who came earlier, so nobody waits for ever: not the writer behind
-readers that come and go either.
+A later one never holds before an earlier one, so nobody waits for ever: not even a writer behind
+readers that come and go.
 """
 
 from __future__ import annotations

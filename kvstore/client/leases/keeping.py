@@ -136,7 +136,7 @@ H = TypeVar("H", bound=Held)
 
 
 class Cared(Generic[H]):
-    """The leases of a client. It holds none of them: who drops one, ends it."""
+    """The leases of a client. It holds none of them: whoever drops one ends it."""
 
     def __init__(self) -> None:
         self.leases: weakref.WeakSet[H] = weakref.WeakSet()

@@ -233,7 +233,7 @@ class AsyncMirror(Reflection):
         if self._watch is not None:
             await self._watch.close()
         if self._task is not None and self._task is not asyncio.current_task():
-            await asyncio.wait([self._task])  # (not of itself: who waits may be cancelled, too)
+            await asyncio.wait([self._task])  # (not of itself: its waiter may be cancelled, too)
 
     async def _begin(self) -> None:
         read = await self._store.range(prefix=self._prefix)

@@ -168,7 +168,7 @@ class WatchSide:
         self.home = others[self._elsewhere % len(others)]
 
     def drop(self, watched: Watched, error: PaxonError | None = None) -> None:
-        """End a watch; who waits for it gets the error."""
+        """End a watch; whoever waits for it gets the error."""
         if self._watches.pop(watched.number, None) is None:
             return
         self._to_ask.pop(watched, None)
@@ -307,7 +307,7 @@ class WatchSide:
     def on_reply(self, address: str, reply: QueryReply, now: float, leader: str) -> bool:
         """A server answers a watch; False if this is none of ours.
 
-        `leader`: who is thought to lead, maybe by the same frame: who does not lead names whom it
+        `leader`: who is thought to lead, maybe by the same frame: a follower names whom it
         follows when it is asked for a few watches (docs/design/watches.md).
         """
         given, goes_on = reply.id % _ANSWERS, reply.status == ReplyStatus.GOES_ON
