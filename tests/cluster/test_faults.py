@@ -18,32 +18,45 @@ from paxon.kvstore import Client, NotLeader, PaxonError, RequestTimeout
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from paxon.transport import FrameCodec
 from tests.cluster.helpers import wait_until, wait_until_equal
-from tests.cluster.journal import JournalLoad
+from tests.faults.load import Load
 
 pytestmark = pytest.mark.process
 
 
+def at_work(cluster: LocalCluster, clients: int = 4) -> Load:
+    """Clients that write and read until the end of a `with` statement."""
+    return Load(lambda _: cluster.client(timeout=20), clients=clients)
+
+
+def acknowledged(load: Load, cluster: LocalCluster) -> int:
+    """How many writes were: every operation was answered, and all of it is linearizable."""
+    with cluster.client(timeout=20) as client:
+        found = load.verify(client, cluster.directory / "history.jsonl")
+    assert load.timeouts == found.unknown == 0
+    return found.acknowledged
+
+
 def test_kill_9_of_the_leader_and_of_a_follower_under_load(tmp_path: Path) -> None:
     with LocalCluster(3, tmp_path) as cluster:
-        with JournalLoad(cluster) as load:
-            load.wait_for_more(200)
+        with at_work(cluster) as load:
+            load.wait_for_more(200, seconds=60)
             for who in ("leader", "follower", "leader"):
                 leader = cluster.leader()
                 victim = leader if who == "leader" else 1 + leader % 3
                 cluster.kill(victim)
-                load.wait_for_more(100)
+                load.wait_for_more(100, seconds=60)
                 assert cluster.leader() != victim
                 cluster.restart(victim)
-                load.wait_for_more(100)
-        assert load.check() > 400
+                load.wait_for_more(100, seconds=60)
+        assert acknowledged(load, cluster) > 400
         wait_until_equal(cluster)
 
 
 def test_all_killed_at_once_come_back_with_all_that_was_acknowledged(tmp_path: Path) -> None:
     with LocalCluster(3, tmp_path) as cluster:
-        with JournalLoad(cluster) as load:
+        with at_work(cluster) as load:
             for _ in range(2):
-                load.wait_for_more(200)
+                load.wait_for_more(250, seconds=60)
                 killers = [threading.Thread(target=cluster.kill, args=(s,)) for s in (1, 2, 3)]
                 for killer in killers:
                     killer.start()
@@ -52,28 +65,26 @@ def test_all_killed_at_once_come_back_with_all_that_was_acknowledged(tmp_path: P
                 assert [row.state for row in cluster.status()] == ["killed"] * 3
                 for server in cluster.servers:
                     cluster.restart(server)
-                load.wait_for_more(200)
-        assert load.check() > 600
+                load.wait_for_more(250, seconds=60)
+        assert acknowledged(load, cluster) > 600
         wait_until_equal(cluster)
         digests = {row.reply.state_digest for row in cluster.status() if row.reply}
     # And once more in order, with a new LocalCluster in the same directory.
     with LocalCluster(3, tmp_path) as cluster:
         cluster.leader()
-        assert load.cluster is not cluster
-        load.cluster = cluster
-        load.check()
+        acknowledged(load, cluster)
         wait_until_equal(cluster)
         assert len(digests) == 1
 
 
 def test_a_leader_that_is_stopped_and_comes_back_splits_nothing(tmp_path: Path) -> None:
     with LocalCluster(3, tmp_path) as cluster:
-        with JournalLoad(cluster) as load:
-            load.wait_for_more(200)
+        with at_work(cluster) as load:
+            load.wait_for_more(300, seconds=60)
             old = cluster.leader()
             cluster.pause(old)
             wait_until(lambda: cluster.leader() != old, "another leads")
-            load.wait_for_more(200)
+            load.wait_for_more(300, seconds=60)
             seen: list[str] = []
             reader = threading.Thread(target=read_at, args=(cluster, old, seen))
             with cluster.client(timeout=20) as client:
@@ -85,8 +96,8 @@ def test_a_leader_that_is_stopped_and_comes_back_splits_nothing(tmp_path: Path) 
             cluster.resume(old)
             reader.join()
             assert seen in (["not leader"], ["after the pause"]), seen
-            load.wait_for_more(200)
-        assert load.check() > 500
+            load.wait_for_more(300, seconds=60)
+        assert acknowledged(load, cluster) > 500
         wait_until_equal(cluster)
         roles = [row.reply.role for row in cluster.status() if row.reply]
         assert roles.count("leader") == 1
@@ -171,12 +182,12 @@ def test_random_bytes_at_both_ports(tmp_path: Path) -> None:
     with LocalCluster(3, tmp_path) as cluster:
         leader = cluster.leader()
         targets = [cluster.addresses[leader - 1], cluster.peer_addresses[leader - 1]]
-        with JournalLoad(cluster, clients=2) as load:
+        with at_work(cluster, clients=2) as load:
             for address in targets:
                 throw_bytes(address, draw)
                 throw_frames(address, draw)
-            load.wait_for_more(200)
-        load.check()
+            load.wait_for_more(200, seconds=60)
+        acknowledged(load, cluster)
         assert cluster.leader() == leader
         reply = cluster.status()[leader - 1].reply
         assert reply is not None

@@ -7,10 +7,7 @@ machine's. What is asserted is that nobody had to be elected by a timeout.
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ import pytest
 from paxon.kvstore import AsyncClient, InvalidRequest
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from tests.cluster.helpers import are_level, one_sentence, paxon_here, wait_until
+from tests.faults.load import Load
 from tests.soak import sized
 
 pytestmark = pytest.mark.process
@@ -27,51 +25,15 @@ ROUNDS = sized(1, 20)
 CLIENTS = 4
 
 
-class Load:
-    """Clients that put one key after another, each its own, and say how long they waited."""
+def go_on(load: Load) -> None:
+    """Every client has got something done from now on."""
+    for client in range(CLIENTS):
+        load.wait_for_more(1, clients=[client], seconds=60.0)
 
-    def __init__(self, cluster: LocalCluster) -> None:
-        self.cluster = cluster
-        self.longest = 0.0
-        """Seconds, since somebody last set it to 0."""
-        self.done = [0] * CLIENTS
-        self.failures: list[Exception] = []
-        self._stop = threading.Event()
 
-    def _run(self, number: int) -> None:
-        try:
-            with self.cluster.client(timeout=60.0) as kv:
-                while not self._stop.is_set():
-                    began = time.monotonic()
-                    kv.put(f"{number}", str(self.done[number] + 1))
-                    self.longest = max(self.longest, time.monotonic() - began)
-                    self.done[number] += 1
-        except Exception as error:
-            self.failures.append(error)
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        threads = [threading.Thread(target=self._run, args=(n,)) for n in range(CLIENTS)]
-        for thread in threads:
-            thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            for thread in threads:
-                thread.join()
-        assert self.failures == []
-
-    def goes_on(self) -> None:
-        """Every client has got something done from now on."""
-        before = list(self.done)
-        wait_until(
-            lambda: (
-                all(now > then for now, then in zip(self.done, before, strict=True))
-                or bool(self.failures)
-            ),
-            "all clients go on",
-        )
+def longest_wait(load: Load, since: float) -> float:
+    """Seconds that the slowest operation took of those that ended after that moment."""
+    return max((took for began, took in list(load.waits) if began + took > since), default=0.0)
 
 
 def says(directory: Path, server: int, text: str) -> int:
@@ -115,30 +77,29 @@ def test_all_servers_are_restarted_in_turn_and_clients_hardly_notice(tmp_path: P
     starts: list[float] = []
     with LocalCluster(3, tmp_path) as cluster:
         led = cluster.leader()
-        load = Load(cluster)
-        with load.running():
-            load.goes_on()
-            load.longest = 0.0
+        with Load(lambda _: cluster.client(timeout=60.0), clients=CLIENTS) as load:
             for _ in range(ROUNDS):
                 # The leader is the last: then the lead moves once a round.
                 led = cluster.leader()
                 for server in [*(s for s in cluster.servers if s != led), led]:
+                    go_on(load)
                     wait_until(lambda: are_up(cluster), "all servers follow", 60.0)
+                    stop = time.monotonic()
                     cluster.stop_server(server)
-                    load.goes_on()
-                    stops.append(load.longest)
-                    load.longest = 0.0
+                    go_on(load)
+                    start = time.monotonic()
+                    stops.append(longest_wait(load, stop))
                     cluster.restart(server)
-                    starts.append(load.longest)
-                    load.longest = 0.0
+                    starts.append(longest_wait(load, start))
         handed = sum(says(tmp_path, s, "hands over to server") for s in cluster.servers)
         with cluster.client() as kv:
-            for number, done in enumerate(load.done):
-                assert kv.get(f"{number}") == str(done).encode()
+            load.verify(kv, tmp_path / "history.jsonl", seconds=600.0)
+        assert load.timeouts == 0
         wait_until(lambda: are_level(cluster), "all servers are level")
     print(
-        f"{len(stops)} restarts under load, {handed} handovers, {sum(load.done)} puts: longest "
-        f"wait of any while servers stopped {in_ms(stops)}, while they started {in_ms(starts)} ms"
+        f"{len(stops)} restarts under load, {handed} handovers, {sum(load.answered)} operations: "
+        f"longest wait of any while servers stopped {in_ms(stops)}, "
+        f"while they started {in_ms(starts)} ms"
     )
     assert handed >= 1
 
