@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 from typing import Any, get_args
@@ -11,7 +12,9 @@ import pytest
 import typer
 
 from paxon.actors.messages import ClientMessage, PeerMessage, ServerReply
+from paxon.bench.cli.app import app as benches
 from paxon.kvstore.cli.app import app
+from paxon.kvstore.cluster.cluster_file import ClusterDescription
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted(
@@ -160,6 +163,37 @@ def test_python_blocks_are_python(path: Path) -> None:
             exec(compile(ast.Module([node], []), name_of(path), "exec"), {})
 
 
+command_of: Any = functools.cache(typer.main.get_command)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name_of)
+def test_commands_that_a_document_shows_are_there(path: Path) -> None:
+    """`paxon …` in blocks and in sentences: the command, and each flag. Not run: they are many."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    shown = re.findall(r"^(?:    |\S*\$ )(paxon [a-z][^#\n]*)", text, re.MULTILINE)
+    wrong = []
+    for line in (*shown, *re.findall(r"`(paxon [a-z][^`]*)`", text)):
+        at = command_of(app)
+        words = [word.strip("[],") for word in line.split(" -- ")[0].split()[1:]]
+        while words and getattr(at, "commands", None) and words[0] in (*at.commands, "bench"):
+            word = words.pop(0)
+            at = command_of(benches) if word == "bench" else at.commands[word]
+        named = words and words[0].isalpha() and words[0].islower()
+        flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+        known = {flag for one in at.params for flag in (*one.opts, *one.secondary_opts)}
+        if (getattr(at, "commands", None) and named) or flags - known - {"--help"}:
+            wrong.append(line)
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", ["local-cluster", "keys"])
+def test_a_cluster_file_that_a_document_shows_is_one(page: str, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "running" / f"{page}.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "cluster.toml").write_text(block, encoding="utf-8")
+    assert 1 in ClusterDescription.read(tmp_path / "cluster.toml").servers
+
+
 def test_every_command_shows_an_example() -> None:
     """In its `--help`, and with its own name."""
     wrong = []
@@ -171,5 +205,5 @@ def test_every_command_shows_an_example() -> None:
         if not getattr(command, "commands", None) and not shows:
             wrong.append(name)
 
-    look(typer.main.get_command(app), "paxon")
+    look(command_of(app), "paxon")
     assert not wrong
