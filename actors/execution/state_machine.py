@@ -118,8 +118,8 @@ class StateMachine(ABC):
     def comparable(self, reply: bytes) -> bytes:
         """The part of a reply that is the same on every server: by default, all of it.
 
-        Servers compare it with others (docs/design/digests.md). A text that may hold an address in
-        memory, or read otherwise in another Python, is best left out.
+        Servers compare it (docs/design/digests.md). A text that may hold an address in memory, or
+        read otherwise in another Python, is best left out. Called after all of a slot's commands.
         """
         return reply
 

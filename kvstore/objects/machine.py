@@ -35,12 +35,15 @@ from paxon.kvstore.objects.carrying import (
 from paxon.kvstore.objects.definition import Body, Definition
 from paxon.kvstore.objects.moment import Timer
 from paxon.kvstore.objects.replicated import Replicated, moment_of
+from paxon.kvstore.objects.sampling import PARTS, sample
 from paxon.transport.log import logger
 
-__all__ = ["ObjectMachine", "VERSION", "language_of", "machine_of"]
+__all__ = ["ObjectMachine", "COMPARED_PARTS", "VERSION", "language_of", "machine_of"]
 
 VERSION = "version"
 """The agreed setting: which version of the class is in force (docs/running/settings.md)."""
+COMPARED_PARTS = "compared_parts"
+"""The agreed setting: how many parts of the state servers compare after a slot; 0: none."""
 
 _TIMERS_A_SLOT = 1000
 _ROOM = 1 << 16
@@ -75,10 +78,14 @@ def machine_of(replicated: Replicated) -> ObjectMachine:
         raise TypeError(f"{replicated!r} is no object of a subclass of Replicated")
     definition = replicated.__paxon_definition__
     newest = definition.newest
+    limits = {
+        VERSION: Limit(default=newest, least=1, most=newest, before=1, rises=True),
+        COMPARED_PARTS: Limit(default=PARTS, least=0, most=1 << 20, before=0),
+    }
     body = {
         "language": language_of(definition),
         "snapshots_are_sound": not definition.own_snapshot,  # `_encode_field` has read them again
-        "limits": {VERSION: Limit(default=newest, least=1, most=newest, before=1, rises=True)},
+        "limits": limits,
     }
     machine = type(definition.cls.__name__, (ObjectMachine,), body)
     return cast("ObjectMachine", machine(replicated))
@@ -107,6 +114,9 @@ class ObjectMachine(StateMachine):
             if name not in replicated.__dict__:  # (else it would change the class's own)
                 object.__setattr__(replicated, name, self._decode_field(name, initial))
         _check_beginning(type(replicated), definition)
+        self._compared_parts = 0
+        self._compared_slot = 0
+        """The last of which parts of the state were compared."""
         self._be_in(definition.newest)
 
     # --- what the core tells ---------------------------------------------------------------------
@@ -126,6 +136,7 @@ class ObjectMachine(StateMachine):
                 f"{definition.newest}: start it with the code that the other servers run"
             )
         self._be_in(version)
+        self._compared_parts = limits[COMPARED_PARTS]
 
     def _be_in(self, version: int) -> None:
         self.version = version
@@ -162,7 +173,18 @@ class ObjectMachine(StateMachine):
             self._moment.querying = False
 
     def comparable(self, reply: bytes) -> bytes:
-        return comparable(reply)
+        """The reply, and in each slot some of the state: what has got into that has no other sign.
+
+        (Not of a class with a `snapshot` of its own: of its fields nothing is known.)
+        """
+        slot = self._moment.slot
+        if slot == self._compared_slot or not self._compared_parts or not self._fields:
+            return comparable(reply)
+        self._compared_slot = slot
+        timers = self._moment.timers
+        state = [getattr(self.object, field.name) for field in self._fields]
+        state += [timers.waiting, timers.next_id]
+        return comparable(reply) + sample(state, slot, self._compared_parts)
 
     def _run_all(self, calls: list[CallRecord], *, is_query: bool) -> bytes:
         self._moment.now = self.now

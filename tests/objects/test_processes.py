@@ -7,13 +7,32 @@ import time
 import pytest
 
 import paxon
-from paxon import LocalCluster, calls
+from paxon import LocalCluster, Replicated, calls, command
 from tests.objects.classes import Job, Jobs
 
 pytestmark = pytest.mark.process
 
 PATIENCE = 30.0
 """Seconds."""
+
+
+class Tags(Replicated):
+    def __init__(self) -> None:
+        self.seen: dict[str, int] = {}
+
+    @command
+    def note(self, tags: list[str]) -> None:
+        for tag in set(tags):  # in another order in each process
+            self.seen[tag] = self.seen.get(tag, 0) + 1
+
+
+def test_the_order_of_a_set_in_the_state_is_found_though_nothing_is_returned() -> None:
+    with LocalCluster(3, machine=Tags) as cluster, cluster.proxy(Tags, timeout=PATIENCE) as tags:
+        tags.note([f"tag {number}" for number in range(20)])
+        end = time.monotonic() + PATIENCE
+        while not any(row.reply is not None and row.reply.alarm for row in cluster.status()):
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
 
 def test_commands_chance_and_timers_through_a_failover_and_a_restart() -> None:

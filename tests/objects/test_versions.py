@@ -10,7 +10,8 @@ import paxon
 from paxon import Replicated, calls
 from paxon.actors.execution.machine_errors import MachineFailure
 from paxon.actors.messages import ChangeSettings, QueryReply, ReplyStatus
-from paxon.kvstore.objects.machine import ObjectMachine, machine_of
+from paxon.kvstore.objects.machine import COMPARED_PARTS, VERSION, ObjectMachine, machine_of
+from paxon.kvstore.objects.sampling import PARTS
 from paxon.testing import MemoryCluster
 from tests.harness import Cluster
 from tests.objects.classes import OldShop, Shop
@@ -19,7 +20,7 @@ from tests.objects.test_machine import call, restored, value
 
 def at_version(new: Replicated, version: int) -> ObjectMachine:
     machine = machine_of(new)
-    machine.agree({"version": version})
+    machine.agree({VERSION: version, COMPARED_PARTS: PARTS})
     return machine
 
 
@@ -33,10 +34,10 @@ def test_the_version_in_force_chooses_bodies_arguments_and_fields() -> None:
     assert old.snapshot() == new.snapshot()
     restored(new, OldShop())
     upgraded = machine_of(Shop())
-    upgraded.agree({"version": 1})
+    upgraded.agree({VERSION: 1, COMPARED_PARTS: PARTS})
     upgraded.restore(old.snapshot())
     upgraded.object.buyers["eve"] = 1  # type: ignore[attr-defined]  # (by an old body: not kept)
-    upgraded.agree({"version": 2})
+    upgraded.agree({VERSION: 2, COMPARED_PARTS: PARTS})
     assert value(upgraded, "sell", what="tea", to="ann") == 102
     assert upgraded.object.buyers == {"ann": 1}  # type: ignore[attr-defined]
     again = machine_of(Shop())

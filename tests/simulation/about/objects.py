@@ -15,14 +15,16 @@ from zlib import crc32
 import msgspec
 
 from paxon import Replicated, command
-from paxon.kvstore.objects.calls import RETURNED, decode_answer, encode
-from paxon.kvstore.objects.machine import VERSION, machine_of
+from paxon.kvstore.objects.calls import RETURNED, decode_answer, encode, encode_answer
+from paxon.kvstore.objects.machine import COMPARED_PARTS, VERSION, machine_of
+from paxon.kvstore.objects.sampling import PARTS
 from tests.objects.classes import Job
 from tests.simulation.machine import WatchedStore
+from tests.simulation.node import Node
 from tests.simulation.plan import Plan, draw_plan
 from tests.simulation.runner import Outcome, run
 
-__all__ = ["StoreWithObject", "Toy", "object_plans", "run_with_object"]
+__all__ = ["StoreWithObject", "Toy", "change_its_state", "object_plans", "run_with_object"]
 
 
 class Toy(Replicated):
@@ -77,7 +79,7 @@ class StoreWithObject(WatchedStore):
 
     def agree(self, limits: Mapping[str, int]) -> None:
         super().agree(limits)
-        self.beside.agree({VERSION: 1})
+        self.beside.agree({VERSION: 1, COMPARED_PARTS: PARTS})
 
     def apply(self, command: bytes) -> bytes:
         self.beside.now = self.now
@@ -93,6 +95,9 @@ class StoreWithObject(WatchedStore):
         [outcome] = decode_answer(self.beside.apply(encode([call]))).outcomes
         assert outcome.kind == RETURNED, outcome
         return super().apply(command)
+
+    def comparable(self, reply: bytes) -> bytes:
+        return super().comparable(reply) + self.beside.comparable(encode_answer([]))
 
     def next_wakeup(self) -> int | None:
         both = super().next_wakeup(), self.beside.next_wakeup()
@@ -112,6 +117,22 @@ class StoreWithObject(WatchedStore):
 
     def digest(self) -> str:
         return f"{super().digest()}/{self.beside.digest()}"
+
+
+def change_its_state(node: Node) -> None:
+    """From now on each write leaves something behind that no reply shows."""
+    assert node.server is not None
+    store = node.server.application.machine
+    assert isinstance(store, StoreWithObject)
+    toy = store.beside.object
+    assert isinstance(toy, Toy)
+    apply = store.apply
+
+    def odd(command: bytes) -> bytes:
+        toy.drawn += 1
+        return apply(command)
+
+    store.apply = odd  # type: ignore[method-assign]
 
 
 def object_plans(count: int, steps: int = 800, *, first: int = 1) -> list[Plan]:

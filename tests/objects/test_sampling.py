@@ -1,0 +1,206 @@
+"""Parts of the state that servers compare, whatever replies say (docs/design/digests.md)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import msgspec
+import pytest
+
+from paxon import Replicated, command
+from paxon.actors.execution.agreed import decode_agreed, encode_agreed, first_agreed
+from paxon.actors.messages import ChangeSettings
+from paxon.kvstore.objects.calls import encode, encode_answer
+from paxon.kvstore.objects.machine import COMPARED_PARTS, VERSION, ObjectMachine, machine_of
+from paxon.kvstore.objects.sampling import PARTS, sample
+from tests.harness import Cluster
+from tests.objects.test_machine import call, restored
+from tests.protocol.execution.test_digests import run
+
+NOTHING = encode_answer([])
+
+
+class Kind(Enum):
+    NEW = "new"
+    OLD = "old"
+
+
+@dataclass
+class Part:
+    name: str
+    weight: float
+    kind: Kind = Kind.NEW
+    of: list[str] = field(default_factory=list)
+
+
+class Point(msgspec.Struct, frozen=True):
+    x: int
+    y: int = 0
+
+
+class Store(Replicated):
+    def __init__(self) -> None:
+        self.parts: dict[str, Part] = {}
+        self.at: dict[Point, list[tuple[int, bytes]]] = {}
+        self.text: str = ""
+        self.sizes: list[int] = []
+
+    @command
+    def fill(self, size: int) -> None:
+        for number in range(size):
+            part = Part(f"n{number}", self.random.random(), self.random.choice([*Kind]))
+            part.of = [f"{number % 7}"] * (number % 3)
+            self.parts[f"n{number}"] = part
+            self.at[Point(number, number % 2)] = [(number, b"x" * (number % 5))]
+            self.sizes.append(number)
+            self.text += f"{number} "
+
+
+def filled(size: int) -> ObjectMachine:
+    machine = machine_of(Store())
+    machine.agree({VERSION: 1, COMPARED_PARTS: PARTS})
+    call(machine, "fill", size=size)
+    return machine
+
+
+def seen_in(machine: ObjectMachine, slot: int) -> bytes:
+    machine.enter(slot)
+    return machine.comparable(NOTHING)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 40, 900])
+def test_of_equal_states_the_same_is_seen(size: int) -> None:
+    machine = filled(size)
+    again = restored(machine, Store())
+    again.agree({VERSION: 1, COMPARED_PARTS: PARTS})
+    seen = [seen_in(machine, slot) for slot in range(1, 300)]
+    assert seen == [seen_in(again, slot) for slot in range(1, 300)]
+    assert seen_in(machine, 301) != machine.comparable(NOTHING) == NOTHING, "once in a slot"
+
+
+def turned(store: Any) -> None:
+    store.parts["n0"] = store.parts.pop("n0")
+
+
+CHANGES: list[Callable[[Any], None]] = [
+    turned,
+    lambda store: store.parts.pop("n3"),
+    lambda store: store.at[Point(4, 0)].append((0, b"")),
+    lambda store: store.sizes.reverse(),
+    lambda store: setattr(store, "text", store.text[:-2] + "? "),
+    lambda store: setattr(store.parts["n5"], "weight", -1.0),
+    lambda store: setattr(store.parts["n2"], "kind", Kind.OLD),
+    lambda store: store.timers.after(1, store.fill, 1),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(("size", "within"), [(6, 1), (400, 1000)])
+def test_what_differs_is_seen(change: Callable[[Any], None], size: int, within: int) -> None:
+    """At once in a small state, and elsewhere in time."""
+    machine = filled(size)
+    for part in machine.object.parts.values():  # type: ignore[attr-defined]
+        part.kind = Kind.NEW
+    again = restored(machine, Store())
+    for each in (machine, again):
+        each.agree({VERSION: 1, COMPARED_PARTS: 8 * PARTS if within == 1 else PARTS})
+    change(again.object)
+    assert any(seen_in(machine, slot) != seen_in(again, slot) for slot in range(1, within + 1))
+
+
+def test_every_entry_of_a_large_dict_is_seen_in_time() -> None:
+    entries = {number: number for number in range(20_000)}
+    other = entries | {random.Random(7).randrange(20_000): -1}
+    assert any(
+        sample([entries], slot, PARTS) != sample([other], slot, PARTS) for slot in range(20_000)
+    )
+
+
+def test_code_that_knows_one_field_more_sees_the_same() -> None:
+    old, new = (
+        msgspec.defstruct("P", [("x", int)]),
+        msgspec.defstruct(
+            "P", [("x", int), ("y", int, 0), ("z", list[int], msgspec.field(default_factory=list))]
+        ),
+    )
+    one, other = [old(1), old(2)], [new(1), new(2)]
+    assert sample([one], 5, PARTS) == sample([other], 5, PARTS)
+    setattr(other[0], "y", 3)  # noqa: B010 (unknown to type checkers)
+    assert sample([one], 5, PARTS) != sample([other], 5, PARTS)
+
+
+def test_what_no_snapshot_would_take_is_not_looked_at() -> None:
+    round_: list[Any] = []
+    round_ += [round_, {"a": round_}]
+    assert sample(round_, 1, PARTS) == sample(round_, 1, PARTS)
+    assert sample([1 << 70], 1, PARTS) == sample([{1: object()}, 1 << 80], 1, PARTS) == b""
+    assert sample([{"a", "b"}], 1, PARTS) == sample([{"b", "c"}], 1, PARTS)
+    lacking = Part("a", 1)
+    del lacking.name
+    assert sample([lacking], 1, PARTS) == b""
+
+
+def test_memory_that_runs_out_is_no_part_of_the_state() -> None:
+    class Full(Part):
+        @property
+        def name(self) -> str:
+            raise MemoryError
+
+        @name.setter
+        def name(self, _: str) -> None: ...
+
+    with pytest.raises(MemoryError):
+        sample([Full("a", 1)], 1, PARTS)
+
+
+def three() -> tuple[Cluster, int]:
+    cluster = Cluster(3, machine=lambda: machine_of(Store())).start()
+    cluster.lead(1)
+    return cluster, cluster.open_session(1)
+
+
+def change_behind_its_back(cluster: Cluster, server: int) -> None:
+    """As a query that changes something would, or memory that fails."""
+    cluster.pass_time(0.2)
+    machine = cluster.servers[server].application.machine
+    assert isinstance(machine, ObjectMachine)
+    turned(machine.object)
+
+
+FILL = encode([("fill", {"size": 3})])
+DO_NOTHING = encode([("fill", {"size": 0})])
+
+
+@pytest.mark.parametrize("server", [1, 3])
+def test_whose_state_differs_stops_though_no_reply_shows_it(server: int) -> None:
+    cluster, session = three()
+    cluster.execute(1, session, FILL)
+    assert run(cluster, 0.5) == {}
+    change_behind_its_back(cluster, server)
+    cluster.execute(1, session, DO_NOTHING, first=2)
+    [(stopped, reason)] = run(cluster).items()
+    assert stopped == server
+    assert f"server {server} executed something else from slot 3 on" in reason
+
+
+def test_where_no_parts_are_compared_replies_alone_are() -> None:
+    cluster, session = three()
+    cluster.pass_time(0.2)
+    cluster.request(1, ChangeSettings(1, 0, {COMPARED_PARTS: 0}))
+    cluster.execute(1, session, FILL)
+    change_behind_its_back(cluster, 3)
+    cluster.execute(1, session, DO_NOTHING, first=2)
+    assert run(cluster) == {}
+    assert not any(server.describe().alarm for server in cluster.servers.values())
+
+
+def test_a_cluster_made_by_an_earlier_release_compares_replies_alone() -> None:
+    """Its servers are replaced one by one, and meanwhile hash alike."""
+    limits = machine_of(Store()).limits
+    earlier = {VERSION: limits[VERSION]}
+    agreed = decode_agreed(encode_agreed(first_agreed({}, earlier)), limits)
+    assert agreed.machine == {VERSION: 1, COMPARED_PARTS: 0}
