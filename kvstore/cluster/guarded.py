@@ -2,14 +2,15 @@
 
 It is a process group of its own. It gets the signals that we get, and the terminal if we have it.
 When what is held is about to be lost it is ended, by SIGTERM and soon by SIGKILL; where the lease
-merely could not be renewed, before anybody else can hold. A shell beside it sees to it that it does
-not outlive us either, whatever ends us.
+merely could not be renewed, before anybody else can hold. A process beside it, which runs this very
+file, sees to it that it does not outlive us either, or its lease, whatever ends or stops us.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -31,12 +32,16 @@ _GRACE_PART = 0.25
 """… and of the time to live."""
 _LOOK_SECONDS = 1.0
 """How often to look at the clock: the machine may have slept."""
+_NEW_SECONDS = 0.1
+"""A lease that ends so much later has been renewed."""
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1,
               signal.SIGUSR2)  # fmt: skip
-_WHEN_WE_DIE = """read group && { read line || {
-kill -s TERM -- "-$group"; sleep "$1"; kill -s KILL -- "-$group"; }; } 2>/dev/null"""
-"""A shell reads what only we can write. If that ends without a second line, we have been killed."""
-
+_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_TOO_LATE = "it could not be renewed in time"
+_NEVER = float("inf")
+_DONE = b"done"
+_OVERDUE = 9
+"""Exit code of the process beside that has ended the command."""
 _ONCE_IN_FRONT = ["/bin/sh", "-c", 'kill -s STOP $$; exec "$@"', "sh"]
 """Waits for the terminal: a command that reads from it before it may would be stopped."""
 
@@ -81,7 +86,10 @@ def run_while_held(
     watching = gone.call(lambda _: happenings.put(("lost", 0)))
     try:
         with _signals_to(happenings), _Running(command, more, happenings) as running:
-            return _attend(running, held, happenings)
+            ended = _attend(running, held, happenings)
+        if running.was_overdue and not ended.lost:
+            ended.lost = _TOO_LATE
+        return ended
     finally:
         gone.close()
         watching.join()
@@ -92,10 +100,12 @@ def _attend(running: _Running, held: Held, happenings: SimpleQueue[_Happening]) 
     lost, kill_at = "", float("inf")
     while True:
         left = held.lease.time_left()
+        if not lost:
+            running.may_last(left, grace)
         if not lost and left <= grace:
-            lost = held.lease.reason or "it could not be renewed in time"
+            lost = held.lease.reason or _TOO_LATE
             kill_at = time.monotonic() + (left or grace)
-            running.end()
+            running.end(left or grace)
         if lost and time.monotonic() >= kill_at:
             running.send(signal.SIGKILL)
             kill_at = float("inf")
@@ -115,7 +125,7 @@ def _attend(running: _Running, held: Held, happenings: SimpleQueue[_Happening]) 
         elif not lost:
             lost = held.lease.reason or "its key is gone"
             kill_at = time.monotonic() + grace
-            running.end()
+            running.end(grace)
 
 
 @contextlib.contextmanager
@@ -146,7 +156,7 @@ class _Running:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", _WHEN_WE_DIE, "sh", f"{_GRACE_SECONDS:g}"],
+            [sys.executable, "-I", "-S", __file__],
             stdin=subprocess.PIPE, start_new_session=True, bufsize=0,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -159,8 +169,10 @@ class _Running:
             self._guard.communicate()
             raise CannotRun(command[0], error) from None
         self._group = self._process.pid
-        assert self._guard.stdin is not None
-        self._guard.stdin.write(b"%d\n" % self._group)
+        self._until = 0.0
+        self.was_overdue = False
+        """The process beside has ended it."""
+        self.may_last(_NEVER, 0.0)
         if self._terminal is not None:
             result = os.waitid(os.P_PID, self._group, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
             if result is not None and result.si_code == os.CLD_STOPPED:
@@ -179,7 +191,8 @@ class _Running:
             self.send(signal.SIGKILL)
         self._waiter.join()
         self._hand_over(os.getpgrp())
-        self._guard.communicate(b"done\n")
+        self._guard.communicate(_DONE + b"\n")
+        self.was_overdue = self._guard.returncode == _OVERDUE
 
     def _wait(self) -> None:
         while True:
@@ -193,13 +206,29 @@ class _Running:
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to all of its processes that are there still."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._group, number)
+        _send(self._group, number)
 
-    def end(self) -> None:
-        """Ask it to end, even while it is stopped."""
-        self.send(signal.SIGTERM)
-        self.send(signal.SIGCONT)
+    def may_last(self, left: float, grace: float) -> None:
+        """Nobody else holds for so many seconds: should we stop meanwhile, it is ended by then.
+
+        A little later than by us, who ask it to end `grace` seconds before.
+        """
+        until = time.clock_gettime(_BOOT_CLOCK) + left
+        if abs(until - self._until) > _NEW_SECONDS:
+            self._tell(until - grace / 2, until)
+
+    def _tell(self, ask_at: float, end_at: float) -> None:
+        """The process beside: when it is to ask the command to end, and when to end it."""
+        self._until = end_at
+        assert self._guard.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._guard.stdin.write(f"{self._group} {ask_at} {end_at}\n".encode())
+
+    def end(self, seconds: float) -> None:
+        """Ask it to end, even while it is stopped; in so many seconds it is ended."""
+        end_at = time.clock_gettime(_BOOT_CLOCK) + seconds
+        self._tell(end_at, end_at)
+        _send(self._group, signal.SIGTERM, signal.SIGCONT)
 
     def stopped(self, number: signal.Signals, lost: Callable[[], bool]) -> None:
         """It was stopped: by Ctrl-Z, or as it used a terminal that it did not have yet."""
@@ -231,3 +260,42 @@ def _our_terminal() -> int | None:
         if os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp():
             return 0
     return None
+
+
+def _stand_by() -> int:
+    """In the process beside: hear from us how long the command may last, until it is done.
+
+    It is asked to end, and ended, when that time comes, or when nobody is there any more to say so.
+    Returns the exit code.
+    """
+    group, ask_at, end_at, kept, hears, asked = 0, _NEVER, _NEVER, b"", True, False
+    while (now := time.clock_gettime(_BOOT_CLOCK)) < end_at:
+        if now >= ask_at and not asked:
+            asked, end_at = True, min(end_at, now + _GRACE_SECONDS)
+            _send(group, signal.SIGTERM, signal.SIGCONT)
+        wait = max(0.0, min(_LOOK_SECONDS, (end_at if asked else ask_at) - now))
+        if not hears:
+            time.sleep(wait)
+        elif select.select([0], [], [], wait)[0]:
+            read = os.read(0, 4096)
+            *lines, kept = (kept + read).split(b"\n")
+            if _DONE in lines or not (lines or group):  # (or it could not be run)
+                return _OVERDUE if asked else 0
+            if lines and not asked:
+                number, *times = lines[-1].split()
+                group, (ask_at, end_at) = int(number), map(float, times)
+            if not read:
+                hears, ask_at = False, now
+    _send(group, signal.SIGKILL)
+    return _OVERDUE
+
+
+def _send(group: int, *numbers: signal.Signals) -> None:
+    """Send signals to all processes of a group that are there still."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        for number in numbers:
+            os.killpg(group, number)
+
+
+if __name__ == "__main__":
+    sys.exit(_stand_by())

@@ -45,6 +45,24 @@ def test_one_that_is_killed_takes_its_command_along(cluster: LocalCluster, tmp_p
         wait_until(lambda: not pid_is_alive(pid))  # noqa: B023
 
 
+def test_one_that_is_stopped_loses_its_command_with_its_lease(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    """Nobody renews the lease meanwhile. Its command takes no notice of SIGTERM."""
+    script = "trap '' TERM; echo $$ > new; mv new pid; while :; do sleep 0.05; done"
+    command = lock("stopped", cluster, "--ttl", "2", "--", "sh", "-c", script)
+    with subprocess.Popen(
+        command, env=environment(), cwd=tmp_path, stderr=subprocess.PIPE
+    ) as process:
+        wait_until((tmp_path / "pid").exists)
+        process.send_signal(signal.SIGSTOP)
+        pid = int((tmp_path / "pid").read_text(encoding="utf-8"))
+        wait_until(lambda: not pid_is_alive(pid))
+        process.send_signal(signal.SIGCONT)
+        assert b"could not be renewed in time" in process.communicate()[1]
+        assert process.returncode == 1
+
+
 def test_one_that_is_ended_while_it_waits_leaves_nothing(cluster: LocalCluster) -> None:
     with cluster.client() as kv, kv.lock("a"):
         command = lock("a", cluster, "--ttl", "3600", "--", "true")
