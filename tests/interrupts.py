@@ -7,6 +7,7 @@ where a loop turns back, and in calls that wait.
 
 from __future__ import annotations
 
+import dis
 import gc
 import itertools
 import sys
@@ -43,9 +44,20 @@ class _Interrupt:
         ours = frame.f_code in (_Interrupt.__enter__.__code__, _Interrupt.__exit__.__code__)
         if event not in ("call", "c_return") or ours or self.came or _is_swallowed(frame):
             return
+        if event == "c_return" and _is_entering(frame):
+            return
         self.came = self._when(frame)
         if self.came:
             raise KeyboardInterrupt
+
+
+def _is_entering(frame: FrameType) -> bool:
+    """Whether a `with` has just called `__enter__`, and would never call `__exit__` if struck here.
+
+    CPython 3.14 does look for signals there, which is a bug of its own (docs/design/interrupts.md).
+    """
+    before = frame.f_code.co_code[frame.f_lasti - 2]
+    return dis.opname[before] == "LOAD_SPECIAL"
 
 
 def _is_swallowed(frame: FrameType | None) -> bool:

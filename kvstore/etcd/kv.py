@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -27,6 +27,8 @@ _MAX_OPERATIONS = 128
 _ORDERS: list[Literal["key", "version", "created", "modified", "value"]] = [
     "key", "version", "created", "modified", "value",
 ]  # fmt: skip
+_FIELDS = ["key", "version", "create_revision", "mod_revision", "value"]
+"""What to sort by, in the same order."""
 _ASCEND, _DESCEND = 1, 2
 _RELATIONS: list[Literal["=", ">", "<", "!="]] = ["=", ">", "<", "!="]
 _TARGETS: list[tuple[wire.Target, str]] = [
@@ -59,20 +61,46 @@ def _range(request: Any) -> wire.Range:
         raise errors.empty_key()
     if request.sort_order not in (0, 1, 2) or not 0 <= request.sort_target < len(_ORDERS):
         raise errors.invalid_sort()
+    cut = _is_cut_first(request)
     return wire.Range(
         request.key,
         span_end(request.range_end),
-        limit=max(0, request.limit),
+        limit=min(request.limit + 1, _MOST) if cut else max(0, request.limit),
         revision=max(0, request.revision),
-        order=_ORDERS[request.sort_target],
+        order="key" if cut else _ORDERS[request.sort_target],
         backward=request.sort_order == _DESCEND,
-        keys_only=request.keys_only,
+        keys_only=request.keys_only and not cut,
         count_only=request.count_only,
         min_modified=request.min_mod_revision,
         max_modified=request.max_mod_revision,
         min_created=request.min_create_revision,
         max_created=request.max_create_revision,
     )
+
+
+def _is_cut_first(request: Any) -> bool:
+    """Whether a limit counts in the order of keys: what it leaves, and one more, is sorted.
+
+    So etcd has it where something to sort by is named, but no order, and no revisions are either.
+    """
+    bounds = (
+        request.min_mod_revision, request.max_mod_revision,
+        request.min_create_revision, request.max_create_revision,
+    )  # fmt: skip
+    return request.limit > 0 and request.sort_order == 0 < request.sort_target and not any(bounds)
+
+
+def _sort_cut(request: Any, answer: Any) -> Any:
+    """The answer to a request, of those to `_range(request)`."""
+    if _is_cut_first(request):
+        rows = sorted(answer.kvs, key=attrgetter(_FIELDS[request.sort_target]))
+        answer.more = len(rows) > request.limit
+        del answer.kvs[:]
+        answer.kvs.extend(rows[: request.limit])
+        if request.keys_only:
+            for row in answer.kvs:
+                row.ClearField("value")
+    return answer
 
 
 def _put(request: Any) -> wire.PutItem:
@@ -225,7 +253,7 @@ class KV:
             if wanted.order == "key" or refused.text != errors.too_large().text:
                 raise
             return await self._sorted(wanted, ask, end_by)
-        return await self._all_parts(wanted, first, ask, end_by)
+        return await self._all_parts(request, wanted, first, ask, end_by)
 
     def quick_range(self, request: Any, timeout: float, done: Done) -> Asking | None:
         """See `Method`."""
@@ -236,12 +264,16 @@ class KV:
 
         def answer(wanted: wire.Range, result: Result) -> Any:
             if result[4] is not None:
-                return partial(self._all_parts, wanted, result, self._front.ask_one, end_by)
-            return self._ranged(result, self._front.header(result[0]))
+                return partial(
+                    self._all_parts, request, wanted, result, self._front.ask_one, end_by
+                )
+            return _sort_cut(request, self._ranged(result, self._front.header(result[0])))
 
         return self._front.begin(wanted, timeout, answer, done)
 
-    async def _all_parts(self, wanted: wire.Range, first: Result, ask: Ask, end_by: float) -> Any:
+    async def _all_parts(
+        self, request: Any, wanted: wire.Range, first: Result, ask: Ask, end_by: float
+    ) -> Any:
         """The whole answer to a range, of which this is the first part."""
         while True:
             answer = self._ranged([*first[:3], (), None], self._front.header(first[0]))
@@ -256,7 +288,7 @@ class KV:
                 if wanted.revision or refused.text != errors.compacted().text or left <= 0:
                     raise
             else:
-                return answer
+                return _sort_cut(request, answer)
             first = await ask(wanted, left)  # (so much was written meanwhile: all of it anew)
 
     async def _sorted(self, wanted: wire.Range, ask: Ask, end_by: float) -> Any:
@@ -344,31 +376,34 @@ class KV:
             result = await self._front.ask_any(txn, timeout, lambda result: int(result[1]))
         else:
             result = await self._front.ask_one(txn, timeout)
-        return self._txn_answer(txn, result)
+        return self._txn_answer(request, txn, result)
 
     def quick_txn(self, request: Any, timeout: float, done: Done) -> Asking | None:
         """See `Method`."""
         txn = _txn_alone(request)
         if wire.is_read(txn) and _serializable(request):
             return None
-        return self._front.begin(txn, timeout, self._txn_answer, done)
+        return self._front.begin(txn, timeout, partial(self._txn_answer, request), done)
 
-    def _txn_answer(self, txn: wire.Txn, result: Result) -> Any:
-        return self._transacted(txn, result, self._front.header(result[1]))
+    def _txn_answer(self, request: Any, txn: wire.Txn, result: Result) -> Any:
+        return self._transacted(request, txn, result, self._front.header(result[1]))
 
-    def _transacted(self, txn: wire.Txn, result: Result, header: Any) -> Any:
+    def _transacted(self, request: Any, txn: wire.Txn, result: Result, header: Any) -> Any:
         succeeded, _, results = result
         answer = self._messages["TxnResponse"](header=header, succeeded=succeeded)
         branch = txn.then if succeeded else txn.otherwise
-        for operation, each in zip(branch, results, strict=True):
+        asked = request.success if succeeded else request.failure
+        for one, operation, each in zip(asked, branch, results, strict=True):
             response = answer.responses.add()
             match operation:
                 case wire.Txn():
                     header = self._inner_header(0)  # as etcd: there is one, and it is empty
-                    response.response_txn.CopyFrom(self._transacted(operation, each, header))
+                    inner = self._transacted(one.request_txn, operation, each, header)
+                    response.response_txn.CopyFrom(inner)
                 case wire.Range():
                     header = self._inner_header(each[0])
-                    response.response_range.CopyFrom(self._ranged(each, header))
+                    ranged = _sort_cut(one.request_range, self._ranged(each, header))
+                    response.response_range.CopyFrom(ranged)
                 case wire.PutItem():
                     header = self._inner_header(each[0])
                     response.response_put.CopyFrom(self._written(each, header))

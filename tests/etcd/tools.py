@@ -46,7 +46,8 @@ def tools_directory() -> Path:
     named = os.environ.get("PAXON_ETCD_TOOLS")
     cache = os.environ.get("XDG_CACHE_HOME")
     base = Path(cache) if cache else Path.home() / ".cache"
-    return Path(named) if named else base / "paxon" / "etcd"
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"  # for what is compiled
+    return Path(named) if named else base / "paxon" / "etcd" / version
 
 
 @functools.cache

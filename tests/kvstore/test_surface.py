@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -29,10 +28,12 @@ from paxon import (
     Transaction,
     Txn,
 )
+from paxon.kvstore.client.calls import faces
 from paxon.kvstore.client.calls.async_faces import AsyncStoreCalls
 from paxon.kvstore.client.calls.calls import Call, GetMany
 from paxon.kvstore.client.calls.drafts import Draft
 from paxon.kvstore.client.calls.faces import StoreCalls
+from paxon.kvstore.client.calls.tries import pause_before_next
 from paxon.kvstore.store.operations import refusal
 from paxon.testing import MemoryCluster
 
@@ -237,6 +238,16 @@ def test_a_long_range_is_of_one_revision(cluster: MemoryCluster, kv: Client) -> 
     assert {entry.value[:3] for entry in found} == {b"old"} and len(found) == 20
 
 
+@pytest.fixture
+def three_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of a `transact` is up after its third try, and not amid one."""
+
+    def paused(tries: int, left: float) -> float:
+        return pause_before_next(tries, left if tries < 3 else 0.0)
+
+    monkeypatch.setattr(faces, "pause_before_next", paused)
+
+
 def test_a_retried_transact_says_what_the_call_would(kv: Client, unheard: list[Any]) -> None:
     with pytest.raises(RequestTimeout) as caught:
         kv.transact(lambda t: t.put("n", "1") or "done")  # type: ignore[func-returns-value]
@@ -301,6 +312,7 @@ def test_transact_tries_again_on_conflict(cluster: MemoryCluster, kv: Client) ->
     assert kv.get("n") == b"11"
 
 
+@pytest.mark.usefixtures("three_tries")
 def test_transact_is_guarded(kv: Client) -> None:
     def disturbed(t: Transaction) -> None:
         t.get("n")
@@ -311,7 +323,7 @@ def test_transact_is_guarded(kv: Client) -> None:
         kv.transact(lambda t: t.put("n", "1"), if_=[held])
         assert kv.transact(lambda t: t.get("n"), if_=[held]) == b"1"
         with pytest.raises(Conflict):
-            kv.transact(disturbed, if_=[held], timeout=0.05)
+            kv.transact(disturbed, if_=[held])
     before = kv.get("n")
     for function in (lambda t: t.put("n", "1"), lambda t: t.get("n")):
         with pytest.raises(LockLost, match="nothing was written"):
@@ -337,7 +349,8 @@ def test_transact_notices_keys_that_come_and_go_in_a_range(kv: Client) -> None:
         assert kv.get("count") == str(counts[1]).encode()
 
 
-def test_transact_reads_one_moment_and_gives_up_in_time(kv: Client) -> None:
+@pytest.mark.usefixtures("three_tries")
+def test_transact_reads_one_moment_and_gives_up(kv: Client) -> None:
     kv.put_many({"a": "0", "b": "0"})
 
     def torn(t: Transaction) -> tuple[bytes | None, bytes | None]:
@@ -353,13 +366,8 @@ def test_transact_reads_one_moment_and_gives_up_in_time(kv: Client) -> None:
         kv.increment("a")
         t.put("b", "never")
 
-    def until_it_gives_up() -> None:
-        while True:  # (whose time ends amid a try is told that instead)
-            with contextlib.suppress(TimeoutError):
-                kv.transact(hopeless, timeout=0.2)
-
     with pytest.raises(Conflict, match="nothing was written"):
-        until_it_gives_up()
+        kv.transact(hopeless)
     assert kv.get("b") == b"1"
 
 
