@@ -75,6 +75,14 @@ class BurstActor(pykka.ThreadingActor):
             pykka.ActorRegistry.unregister(self._actor_ref)
             raise
 
+    def _actor_loop_running(self) -> None:
+        """Pykka's, whose thread would end without a word if receiving failed: that stops all."""
+        while not self.actor_stopped.is_set():
+            try:
+                super()._actor_loop_running()
+            except Exception as error:  # as in a step
+                self._fail(error)
+
     def on_start(self) -> None:
         """Open disk and sockets, in the actor's own thread, and serve."""
         log_in_background()  # whatever a sink does, this thread never waits for it

@@ -242,7 +242,7 @@ class Brake:
         """A frame of so many bytes was thrown away: if it was large, do not listen on."""
         if size < _HELD_BYTES or sys.platform != "linux" or not self.port:
             return
-        descriptor = int(frame.get(zmq.SRCFD))
+        descriptor = _descriptor_of(frame)
         if descriptor in self._held or not self._is_clients(descriptor):
             return
         _filter_packets(descriptor, _DROP_DATA)
@@ -308,7 +308,7 @@ class Unfinished:
 
     def heard(self, frame: zmq.Frame) -> None:
         """Something has come: it had all been brought."""
-        self.doubted.pop(int(frame.get(zmq.SRCFD)), None)
+        self.doubted.pop(_descriptor_of(frame), None)
 
     def look(self) -> None:
         """Look at the next few, now that all messages that are whole were received."""
@@ -323,6 +323,14 @@ class Unfinished:
                 before = received
                 self.doubted.setdefault(descriptor, received)
             self._open[descriptor] = before
+
+
+def _descriptor_of(frame: zmq.Frame) -> int:
+    """By which connection it came; -1: by one of ZeroMQ's oldest protocols, which do not say."""
+    try:
+        return int(frame.get(zmq.SRCFD))
+    except zmq.ZMQError:
+        return -1
 
 
 def _received(descriptor: int) -> int:

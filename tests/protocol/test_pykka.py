@@ -310,3 +310,20 @@ def test_it_starts_again_on_the_same_disk(crew: Make) -> None:
     one.start()
     one.leader()
     assert one.execute(1, b"b") == b"a b"
+
+
+def test_what_is_raised_while_receiving_stops_the_server_too(
+    crew: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread alone ended, and a process that heard nobody lived on."""
+    one = crew(1).start()
+    assert one.leader() == 1
+    broken = OSError("the sockets are out of order")
+    monkeypatch.setattr(one.endpoints[1], "receive", lambda: fail(broken))
+    assert one.failed.wait(PATIENCE)
+    assert one.failures[1] is broken
+    wait_until(lambda: not one.references[1].is_alive())
+
+
+def fail(error: Exception) -> None:
+    raise error

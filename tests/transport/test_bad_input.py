@@ -138,6 +138,21 @@ def test_parts_without_end_end_their_connection(tcp_wire: Any, shapes: Any, port
 
 
 @pytest.mark.parametrize("port", [0, 1], ids=["peer port", "client port"])
+def test_large_frames_by_zeromqs_oldest_protocol_are_refused(
+    zmq_wire: Any, shapes: Any, port: int
+) -> None:
+    """They do not say by which connection they came."""
+    server = zmq_wire.servers(1)[1]
+    frame = b"\xff" + (100_001).to_bytes(8, "big") + bytes(1 + 100_000)
+    with call(zmq_wire.addresses[1][port]) as stranger:
+        stranger.sendall(b"\x01\x00" + 3 * frame)
+        zmq_wire.until(server, lambda: server.counters()["malformed_frames"] == 3)
+    client = zmq_wire.client(1)
+    client.send([shapes.Ask(1)])
+    zmq_wire.receive(server, lambda b: b.clients)
+
+
+@pytest.mark.parametrize("port", [0, 1], ids=["peer port", "client port"])
 def test_extra_parts_do_not_shift_what_follows(zmq_wire: Any, shapes: Any, port: int) -> None:
     servers = zmq_wire.servers(2)
     good = (
