@@ -296,15 +296,28 @@ def test_of_a_failed_command_the_class_counts_and_not_the_text() -> None:
     assert head_after(Register(), b"x") not in (here, other)
 
 
-def test_a_snapshot_carries_the_hash() -> None:
-    first = Application(Register(), first_agreed({}, {}))
+class Woken(Register):
+    def next_wakeup(self) -> int | None:
+        return None if b"woken" in self.applied else 5
+
+    def wake(self, time: int) -> bool:
+        self.applied.append(b"woken")
+        return False
+
+
+@pytest.mark.parametrize(("machine", "last"), [(Register, b"x"), (Register, b"bad"), (Woken, b"x")])
+def test_a_snapshot_carries_the_hash(machine: type[StateMachine], last: bytes) -> None:
+    """And what else came of its last slot, a failure or a wake-up, is nothing to the next."""
+    first = Application(machine(), first_agreed({}, {}))
     for slot in range(1, 6):
-        first.execute(slot, encode_batch(Batch(0, [Entry(0, slot, 0, 0, b"x")])))
+        entry = Entry(0, slot, 0, 0, last if slot == 5 else b"x")
+        first.execute(slot, encode_batch(Batch(slot, [entry])))
     image = b"".join(first.image())
-    second = Application(Register(), first_agreed({}, {}))
+    second = Application(machine(), first_agreed({}, {}))
     second.restore(image)
     assert second.chain.head == first.chain.head and second.chain.at(5)
-    value = encode_batch(Batch(0, [Entry(0, 6, 0, 0, b"y")]))
+    assert first.timer.woken == (machine is Woken)
+    value = encode_batch(Batch(6, [Entry(0, 6, 0, 0, b"y")]))
     first.execute(6, value)
     second.execute(6, value)
     assert second.chain.head == first.chain.head

@@ -506,6 +506,17 @@ def ids(identity: int, slot: int, count: int, *, nonce: int = 5) -> list[int]:
     return [number for number in opened if number is not None]
 
 
+class Numbered(Register):
+    """Writes down which cluster it is told to be of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: list[int] = []
+
+    def made(self, number: int) -> None:
+        self.numbers.append(number)
+
+
 def test_sessions_of_two_clusters_and_of_two_lives_have_nothing_in_common() -> None:
     first = ids(1, 1, 1000)
     assert first == ids(1, 1, 1000)  # the same on every server
@@ -514,9 +525,11 @@ def test_sessions_of_two_clusters_and_of_two_lives_have_nothing_in_common() -> N
     assert not set(first) & set(ids(1, 1, 1000, nonce=6))  # other clients
     assert not set(first) & set(ids(1, 2, 1000))
     assert all(0 < number < 1 << 63 for number in first)
-    made = application_of(Register())  # its cluster is made later
+    machine = Numbered()
+    made = application_of(machine)  # its cluster is made later
     made.begin_with(Made(1, "test", ((1, 11),), encode_agreed(made.agreed)))
     assert made.sessions.open(1, 0, 5) == first[0]
+    assert machine.numbers == [0, 1]  # (what its random numbers are drawn from)
 
 
 @pytest.mark.slow

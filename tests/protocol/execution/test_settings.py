@@ -21,6 +21,7 @@ from paxon.actors.execution.agreed import (
     Limits,
     agreed_values,
     apply_change,
+    check_rising,
     check_values,
     decode_agreed,
     encode_agreed,
@@ -208,6 +209,13 @@ def test_a_setting_that_this_release_does_not_know_is_no_default(where: str) -> 
         apply_change(application().agreed, Change(0, {"patience": 3}), 1, {})
 
 
+def test_what_may_not_fall_may_be_set_to_what_it_is() -> None:
+    limits = {"version": Limit(default=2, least=1, most=3, before=1, rises=True)}
+    agreed = first_agreed({}, limits)
+    assert check_rising(agreed, {"version": 1}, limits) == "version is 2 and is never set to less"
+    assert check_rising(agreed, {"version": 2}, limits) == ""
+
+
 # --- a state machine's own limits ----------------------------------------------------------------
 
 
@@ -217,7 +225,9 @@ def test_a_state_machine_is_told_its_limits_before_anything_else() -> None:
     assert machine.told == [{"most": 2, "depth": 5}]
     own = [Entry(0, n, 0, 0, b"c") for n in range(3)]
     assert [status for status, _ in execute(app, *own)] == [0, 0, ReplyStatus.FAILED]
+    before = app.agreed
     execute(app, change(0, most=3), own[0])
+    assert before.machine == {"most": 2, "depth": 5}
     assert machine.told[1:] == [{"most": 3, "depth": 5}]
     assert len(machine.applied) == 2
     execute(app, own[0])
@@ -293,6 +303,7 @@ def test_a_change_by_way_of_the_leader() -> None:
         ({"max_session": 5}, "there is no agreed setting 'max_session'; there are session_ttl"),
         ({"max_sessions": 0}, "max_sessions = 0: must be from 1 to 1000000"),
         ({"max_sessions": 1.5}, "max_sessions = 1.5: must be a whole number"),
+        ({"max_sessions": True}, "max_sessions = True: must be a whole number"),
         ({"max_command_bytes": 17 << 20}, "must be from 2097152 to 16777216"),
         ({"digest_version": 99}, "digest_version = 99: must be from"),
         ({"session_ttl": float("nan")}, "session_ttl = nan: must be from"),
