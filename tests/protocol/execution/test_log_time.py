@@ -13,6 +13,7 @@ from paxon.actors.execution.application import Application, decode_batch, encode
 from paxon.actors.log_time import MAX_TIME_JUMP, NANOSECONDS, LogTime
 from paxon.actors.messages import (
     P2A,
+    RENEWAL,
     Batch,
     CatchUpRequest,
     Entry,
@@ -505,8 +506,12 @@ def test_a_renewal_in_the_slot_in_which_it_would_be_due_comes_in_time() -> None:
 def test_nothing_else_goes_before_what_is_due() -> None:
     machine = Alarms()
     application = Application(machine, first_agreed({}, {}))
-    for slot, command in enumerate((b"in 5", b"note"), 1):
-        batch = Batch(10 * slot, [Entry(0, slot, 0, 0, command)])
+    opening = encode_batch(Batch(0, [Entry(0, 1, 0, 0, b"")]))
+    ((_, opened),) = application.execute(1, opening)
+    session = int.from_bytes(opened.payload, "big")
+    for slot, command in enumerate((b"in 5", b"note"), 2):
+        # (Of a session's command the number is of one that it acknowledges.)
+        batch = Batch(10 * slot, [Entry(session, slot, RENEWAL, 0, command)])
         application.execute(slot, encode_batch(batch))
     assert machine.story == ["in", "wake", "note"]
 
