@@ -490,7 +490,7 @@ class Application:
         """The state machine's own figures; none if it fails at that, for nobody needs them."""
         try:
             return {str(name): int(number) for name, number in self.machine.figures().items()}
-        except Exception:  # the user's code may raise anything
+        except BaseException:  # the user's code may raise anything
             return {}
 
     def digest(self) -> str:

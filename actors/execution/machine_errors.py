@@ -68,7 +68,7 @@ def in_short(error: BaseException) -> str:
         text = str(error)[:MAX_TEXT]
     except MemoryError:
         raise
-    except Exception:  # the user's own __str__
+    except BaseException:  # the user's own __str__
         text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

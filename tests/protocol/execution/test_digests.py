@@ -11,11 +11,11 @@ from zlib import crc32
 
 import pytest
 
-from paxon.actors import StateMachine
+from paxon.actors import Ballot, StateMachine
 from paxon.actors.disk.data_directory import CONDEMNED_NAME
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from paxon.actors.disk.storage import StorageError
-from paxon.actors.execution.agreed import first_agreed
+from paxon.actors.execution.agreed import Change, encode_change, first_agreed
 from paxon.actors.execution.application import Application, encode_batch
 from paxon.actors.execution.digests import (
     HASH_BYTES,
@@ -27,11 +27,15 @@ from paxon.actors.execution.digests import (
     SnapshotCheck,
 )
 from paxon.actors.messages import (
+    CONFIG,
+    RENEWAL,
+    SETTINGS,
     Batch,
     DigestReply,
     DigestRequest,
     Entry,
     HeartbeatReply,
+    ReplyStatus,
     SnapshotOffer,
     StatusRequest,
 )
@@ -296,6 +300,94 @@ def test_of_a_failed_command_the_class_counts_and_not_the_text() -> None:
     assert head_after(Register(), b"x") not in (here, other)
 
 
+def test_of_a_reply_the_part_counts_that_the_machine_says() -> None:
+    class Partly(Register):
+        text = b"one"
+
+        def apply(self, command: bytes) -> bytes:
+            return super().apply(command) + self.text
+
+        def comparable(self, reply: bytes) -> bytes:
+            return reply.removesuffix(self.text)
+
+    class Otherwise(Partly):
+        text = b"other"
+
+    class Nothing(Partly):
+        def comparable(self, reply: bytes) -> bytes:
+            return b""
+
+    for commands in ((b"x", b"y"), (b"x", b"bad")):
+        assert head_after(Partly(), *commands) == head_after(Otherwise(), *commands)
+    assert head_after(Partly(), b"") == head_after(Nothing(), b"")  # (a session's id is no reply)
+    assert head_after(Partly(), b"x") != head_after(Partly(), b"y")
+
+
+class Moody(Register):
+    """Ends its commands in every way there is, and its first two wake-ups in both."""
+
+    due: int | None = 1000
+
+    def apply(self, command: bytes) -> Any:
+        if command == b"deep":
+            raise RecursionError
+        return "text" if command == b"text" else super().apply(command)
+
+    def next_wakeup(self) -> int | None:
+        return self.due
+
+    def wake(self, time: int) -> bool:
+        self.due = 2000 if time < 2000 else None
+        return time < 2000 or 1 // 0 > 0
+
+
+def test_what_is_hashed_is_the_same_in_all_releases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or servers of two releases would differ: what changes it needs another `digest_version`."""
+    of = "paxon.actors.execution.application."
+    for name, size in (("SLOT_REPLIES", 1000), ("SLOT_REPLIES_AT_MOST", 3000), ("LARGE_REPLY", 1)):
+        monkeypatch.setattr(of + name, size)
+    application = Application(Moody(), first_agreed({"max_sessions": 2}, {}))
+
+    def execute(time: int, *entries: Entry) -> list[ReplyStatus]:
+        value, slot = encode_batch(Batch(time, list(entries))), application.executed + 1
+        return [reply.status for _, reply in application.execute(slot, value, checksum=slot)]
+
+    def agree(since: int, **values: int) -> Entry:
+        return Entry(0, 9, SETTINGS, 0, encode_change(Change(since, values)))
+
+    opening, own, large = Entry(0, 1, 0, 0, b""), Entry(0, 1, 0, 0, b"own"), b"x" * 1000
+    opened = application.execute(1, encode_batch(Batch(0, [opening, opening])), checksum=1)
+    a, b = (int.from_bytes(reply.payload) for _, reply in opened)
+    application.execute(2, b"", checksum=2)
+    application.execute(3, bytes([CONFIG]) + b"members", checksum=3)
+    ok, failed, overloaded = ReplyStatus.OK, ReplyStatus.FAILED, ReplyStatus.OVERLOADED
+    assert execute(10, Entry(a, 1, 0, 0, b"x"), Entry(b, 1, 0, 0, b"y")) == [ok, ok]
+    for entry, status in (
+        (Entry(a, 1, 0, 0, b"x"), ok),
+        (Entry(a, 2, 2, 0, b"z"), ok),
+        (Entry(a, 1, 0, 0, b"x"), ReplyStatus.FORGOTTEN),
+        (Entry(7, 1, 0, 0, b"x"), ReplyStatus.EXPIRED),
+        (Entry(a, 5, 0, 4, b"x"), ReplyStatus.OUT_OF_ORDER),
+        (Entry(a, 6, SETTINGS, 0, b"bad"), failed),
+        (Entry(a, 7, 0, 0, b"text"), failed),
+        (Entry(a, 8, 0, 0, b"deep"), failed),
+        (opening, overloaded),
+        (agree(0, max_kept_each=1), ok),
+        (Entry(a, 9, 0, 0, b"x"), overloaded),
+        (agree(1, max_sessions=5), failed),
+        (agree(23, max_kept_each=1 << 20), ok),
+    ):
+        assert execute(20, entry) == [status]
+        assert execute(30, own) == [ok]
+    assert execute(40, *(Entry(a, seq, 0, 0, b"x") for seq in (10, 11))) == [ok, ok]
+    assert execute(50, own, opening, own) == [ok, overloaded, ok]
+    full = execute(1500, *(Entry(a, seq, 0, 0, large) for seq in (20, 21)), own, own, own, own)
+    assert full == [ok, overloaded, ok, ok, overloaded, overloaded]
+    assert execute(2500, Entry(0, 2, RENEWAL, 0, b"renew"), own) == [ok, ok]
+    assert (application.timer.woken, application.timer.failed) == (2, 1)
+    assert application.chain.head.hex() == "8f071347118de1ad111dfc30d47574f3"
+
+
 class Woken(Register):
     def next_wakeup(self) -> int | None:
         return None if b"woken" in self.applied else 5
@@ -311,12 +403,13 @@ def test_a_snapshot_carries_the_hash(machine: type[StateMachine], last: bytes) -
     first = Application(machine(), first_agreed({}, {}))
     for slot in range(1, 6):
         entry = Entry(0, slot, 0, 0, last if slot == 5 else b"x")
-        first.execute(slot, encode_batch(Batch(slot, [entry])))
+        first.execute(slot, encode_batch(Batch(slot, [entry], Ballot(1, 2))))
     image = b"".join(first.image())
     second = Application(machine(), first_agreed({}, {}))
     second.restore(image)
     assert second.chain.head == first.chain.head and second.chain.at(5)
     assert first.timer.woken == (machine is Woken)
+    assert (second.reign, second.machine.now) == (Ballot(1, 2), 5)
     value = encode_batch(Batch(6, [Entry(0, 6, 0, 0, b"y")]))
     first.execute(6, value)
     second.execute(6, value)

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
+from loguru import logger
 
 from paxon.actors import Execute, Settings, StateMachine
 from paxon.actors import messages as wire
@@ -18,7 +19,8 @@ from paxon.actors.execution.agreed import Change, Limit, encode_agreed, first_ag
 from paxon.actors.execution.application import Application, encode_batch
 from paxon.actors.execution.machine_errors import ExecutionFailed, MachineFailure
 from paxon.actors.execution.recursion import ALLOWANCE, MOST, with_allowance
-from paxon.actors.execution.sessions import SessionTable
+from paxon.actors.execution.sessions import Reply, SessionTable
+from paxon.actors.limits.allowances import LARGEST_REPLY
 from paxon.actors.messages import Batch, CommandReply, Entry, Made, ReplyStatus
 from paxon.kvstore import ClusterError, LocalCluster
 from paxon.kvstore.cluster.node import ServerStartError, start_server
@@ -380,6 +382,52 @@ def test_in_a_query_it_is_an_answer(kind: Callable[[], None]) -> None:
     assert reply.status == ReplyStatus.FAILED and reply.payload
 
 
+@pytest.mark.parametrize("too_long", [False, True])
+def test_an_answer_that_no_frame_takes_is_an_error(too_long: bool) -> None:
+    class Long(Register):
+        def query(self, query: bytes) -> bytes:
+            return bytes(LARGEST_REPLY + too_long)
+
+    reply = application_of(Long()).query(b"")
+    assert (b"at most %d can be sent" % LARGEST_REPLY in reply.payload[:200]) is too_long
+    assert reply.status == (ReplyStatus.FAILED if too_long else ReplyStatus.OK)
+
+
+class Broken(Register):
+    def check(self, command: bytes) -> None:
+        if command == b"bad":
+            raise ValueError
+
+    def renews(self, command: bytes) -> bool:
+        return command != b"odd" or 1 // 0 > 0
+
+    def fails(self, *_: Any) -> Any:
+        raise SystemExit("by design")
+
+    watch = unwatch = happened = keeps = watched_through = figures = digest = fails
+
+
+def test_what_is_no_part_of_the_state_stops_nobody() -> None:
+    application, lines = application_of(Broken()), list[str]()
+    sink = logger.add(lines.append, format="{message}")
+    assert application.watch(1, b"") == Reply(ReplyStatus.FAILED, b"SystemExit: by design")
+    application.unwatch(1)
+    assert application.happened() is None
+    assert application.keeps(1) is False
+    assert application.watched_through() == b""
+    logger.remove(sink)
+    assert lines == ["watches of Broken: SystemExit: by design\n"] * 4
+    assert (application.digest(), application.figures()) == ("", {})
+
+
+def test_who_renews_says_so_of_what_may_enter_the_log() -> None:
+    application = application_of(Broken())
+    largest = application.agreed.max_command_bytes
+    assert application.renews(b"x") and application.renews(bytes(largest))
+    for other in (b"bad", b"odd", bytes(largest + 1)):
+        assert not application.renews(other)
+
+
 class Moody(Register):
     """Runs out of memory while `short` is set."""
 
@@ -459,10 +507,13 @@ def test_what_is_not_bytes_is_the_commands_error_and_says_whose(method: str, res
     assert len({cluster.servers[s].application.executed for s in cluster.ids}) == 1
 
 
-def test_an_exception_that_cannot_be_printed_is_an_error_reply_like_any_other() -> None:
+@pytest.mark.parametrize("kind", [ValueError, SystemExit])
+def test_an_exception_that_cannot_be_printed_is_an_error_reply_like_any_other(
+    kind: type[BaseException],
+) -> None:
     class Mute(Exception):
         def __str__(self) -> str:
-            raise ValueError("no text")
+            raise kind("no text")
 
     class Odd(Register):
         def apply(self, command: bytes) -> bytes:
@@ -474,7 +525,14 @@ def test_an_exception_that_cannot_be_printed_is_an_error_reply_like_any_other() 
 @pytest.mark.parametrize("answer", [lambda *_: 1 / 0, lambda *_: None])
 def test_a_machine_that_cannot_tell_what_to_compare_stops_no_server(answer: Any) -> None:
     machine: Any = type("Vague", (Register,), {"comparable": answer})
+    lines: list[str] = []
+    sink = logger.add(lines.append, format="{message}")
     assert applied(machine(), b"x", b"y") == applied(Register(), b"x", b"y")
+    logger.remove(sink)
+    assert len(lines) == 1 and lines[0].startswith("Vague.comparable() failed in slot 1: ")
+    machine = type("Short", (Register,), {"comparable": lambda *_: direct()})
+    with pytest.raises(ExecutionFailed, match=r"Short.comparable\(\) ended in MemoryError"):
+        applied(machine(), b"x")
     machine = type("Late", (Register,), {"enter": lambda *_: 1 / 0})
     with pytest.raises(MachineFailure, match=r"Late.enter\(\) raised Zero.* must not"):
         applied(machine(), b"x")

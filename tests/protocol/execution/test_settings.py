@@ -232,10 +232,11 @@ def test_a_state_machine_is_told_its_limits_before_anything_else() -> None:
     assert len(machine.applied) == 2
     execute(app, own[0])
     assert len(machine.applied) == 3
-    late = Bounded()
-    late_app = application(late, most=99)
-    late_app.restore(b"".join(app.image()))
-    assert late.told_at_restore == {"most": 3, "depth": 5}
+    image = b"".join(app.image())
+    for restore in (Application.restore, Application.prove):
+        late = Bounded()
+        restore(application(late, most=99), image)
+        assert late.told_at_restore == {"most": 3, "depth": 5}
 
 
 def test_the_stores_limits_are_agreed() -> None:
