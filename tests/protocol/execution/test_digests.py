@@ -25,6 +25,7 @@ from paxon.actors.execution.digests import (
     HashChain,
     Inquiry,
     SnapshotCheck,
+    Verdict,
 )
 from paxon.actors.messages import (
     CONFIG,
@@ -226,6 +227,9 @@ def test_hashes_are_kept_for_a_while_and_for_snapshots() -> None:
     comparison = Comparison()  # what is not known any more is neither equal nor other
     assert not comparison.heard(2, 1, 100, heads[100], chain) and not comparison.equal
     assert chain.between(300, 300) == (300, heads[300])
+    inquiry = Inquiry(0.0)  # nor is one hash of long ago compared with those of now
+    inquiry.answers[2] = DigestReply(1, 300, b"x" * HASH_BYTES, True)
+    assert inquiry.verdict(chain, 1).differ == []
     assert chain.between(-5, 2**64) == (chain.first, b"".join(chain._kept))
 
 
@@ -252,6 +256,65 @@ def test_chains_are_compared_up_to_where_the_shorter_ends(mine: int, theirs: int
         inquiry.answers[server] = DigestReply(1, *chained(*other[:theirs]).between(0, 9), True)
     verdict = inquiry.verdict(chained(*slots[:mine]), 2)
     assert (verdict.contradicted, verdict.from_slot, verdict.exact) == (True, 2, True)
+
+
+def judged(mine: HashChain, majority: int, *others: HashChain) -> Verdict:
+    inquiry = Inquiry(0.0)
+    for server, other in enumerate(others, 2):
+        inquiry.answers[server] = DigestReply(1, *other.between(0, 99), True)
+    return inquiry.verdict(mine, majority)
+
+
+def begun_at(slot: int, odd: bytes = b"r") -> HashChain:
+    """As of a server that has known the hashes from there on alone; slot 8 comes to `odd`."""
+    whole = [b"r"] * 7 + [odd] + [b"r"] * 2
+    chain = chained(*((b"v", reply) for reply in whole[:slot]))
+    chain.begin(1, slot, chain.head)
+    for number, reply in enumerate(whole[slot:], slot + 1):
+        chain.extend(number, crc32(b"v"), reply)
+    return chain
+
+
+def test_chains_are_compared_from_where_both_are_known() -> None:
+    for mine, other in ((5, 3), (3, 5), (7, 7)):
+        found = judged(begun_at(mine), 1, begun_at(other, b"R"))
+        assert (found.differ, found.from_slot, found.exact) == ([2], 8, True)
+        assert found.alarm(1) == "server 2 executed something else than server 1 from slot 8 on"
+    found = judged(begun_at(9), 1, begun_at(5, b"R"))
+    assert (found.differ, found.from_slot, found.exact) == ([2], 9, False)
+    assert found.alarm(1).endswith("server 1 from slot 9 on or earlier")
+    last = begun_at(10)  # (one slot alone)
+    assert judged(last, 1, begun_at(3, b"R")).from_slot == 10
+
+
+def test_the_first_difference_of_all_counts_and_most_votes_for_one_hash() -> None:
+    mine, early, later = ([(b"v", b"r")] * 6 for _ in range(3))
+    early[1], later[3] = (b"v", b"R"), (b"v", b"R")
+    for others in ((later, early), (early, later)):
+        found = judged(chained(*mine), 2, *(chained(*other) for other in others))
+        assert (found.differ, found.from_slot, found.contradicted) == ([2, 3], 2, False)
+    voters = [chained(*slots) for slots in (later, early, early)]
+    assert judged(chained(*mine), 2, *voters).contradicted
+    # Those who know nothing of a slot have no say about it.
+    ahead = begun_at(8, b"R")
+    assert not judged(chained(*mine), 2, chained(*early), ahead, ahead).contradicted
+
+
+def test_what_counts_against_a_snapshot() -> None:
+    good, bad = b"g" * HASH_BYTES, b"b" * HASH_BYTES
+    offer = SnapshotOffer(7, 100, 0, 1, good, ())
+    for reply, objects, heard in (
+        (DigestReply(1, 7, bad, True), True, True),
+        (DigestReply(1, 7, good, True), False, True),
+        (DigestReply(1, 7, b"", True), False, True),  # it does not know
+        (DigestReply(1, 7, bad, False), False, True),  # it does not vote
+        (DigestReply(2, 7, bad, True), False, True),
+        (DigestReply(1, 6, bad, True), False, False),  # an answer to something else
+        (DigestReply(1, 7, bad + bad, True), False, False),
+    ):
+        check = SnapshotCheck(offer, [2, 3], 1.0)
+        check.heard(2, reply)
+        assert (check.objections == {2}, check.unheard == {3}) == (objects, heard)
 
 
 @pytest.mark.parametrize("reply", [{"voting": False}, {"version": 2}])
@@ -352,7 +415,7 @@ def test_what_is_hashed_is_the_same_in_all_releases(monkeypatch: pytest.MonkeyPa
         value, slot = encode_batch(Batch(time, list(entries))), application.executed + 1
         return [reply.status for _, reply in application.execute(slot, value, checksum=slot)]
 
-    def agree(since: int, **values: int) -> Entry:
+    def agree(since: int, **values: float) -> Entry:
         return Entry(0, 9, SETTINGS, 0, encode_change(Change(since, values)))
 
     opening, own, large = Entry(0, 1, 0, 0, b""), Entry(0, 1, 0, 0, b"own"), b"x" * 1000

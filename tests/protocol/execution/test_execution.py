@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -273,8 +274,14 @@ def hidden_end() -> None:
         raise ValueError("usage") from error
 
 
+def circular() -> None:
+    one, other = ValueError("one"), ValueError("other")
+    one.__cause__, other.__cause__ = other, one
+    raise one
+
+
 KINDS = [direct, wrapped, hidden, grouped, twice]
-COMMANDS_OWN = [ended, closed, cancelled, hidden_end, interrupted]
+COMMANDS_OWN = [ended, closed, cancelled, hidden_end, interrupted, circular]
 """What nobody outside can make a server's thread raise."""
 
 
@@ -300,10 +307,11 @@ def test_whatever_else_is_raised_is_the_commands_error(kind: Callable[[], None])
         ({"x": 3}, r"limits\['x'\] = 3: write Limit\("),
         ([1], "has to be a dict of Limit"),
         ({3: Limit(default=1, least=1, most=2, before=1)}, "its name has to be a word"),
+        ({"a b": Limit(default=1, least=1, most=2, before=1)}, "its name has to be a word"),
         ({"max_sessions": Limit(default=1, least=1, most=2, before=1)}, "no setting of Paxon's"),
         ({"x": Limit(default=5, least=1, most=2, before=1)}, "default has to be from least"),
         ({"x": Limit(default="5", least=1, most=2, before=1)}, "whole numbers"),  # type: ignore[arg-type]
-        ({"x": Limit(default=1, least=1, most=2**64, before=1)}, "within 63 bits"),
+        ({"x": Limit(default=1, least=1, most=2**63, before=1)}, "within 63 bits"),
     ],
 )
 def test_limits_that_are_none(limits: Any, text: str) -> None:
@@ -393,7 +401,7 @@ def test_an_answer_that_no_frame_takes_is_an_error(too_long: bool) -> None:
     assert reply.status == (ReplyStatus.FAILED if too_long else ReplyStatus.OK)
 
 
-class Broken(Register):
+class Picky(Register):
     def check(self, command: bytes) -> None:
         if command == b"bad":
             raise ValueError
@@ -401,14 +409,16 @@ class Broken(Register):
     def renews(self, command: bytes) -> bool:
         return command != b"odd" or 1 // 0 > 0
 
-    def fails(self, *_: Any) -> Any:
-        raise SystemExit("by design")
 
-    watch = unwatch = happened = keeps = watched_through = figures = digest = fails
+OUTSIDE = ("watch", "unwatch", "happened", "keeps", "watched_through", "figures", "digest")
 
 
 def test_what_is_no_part_of_the_state_stops_nobody() -> None:
-    application, lines = application_of(Broken()), list[str]()
+    def exits(*_: object) -> None:
+        raise SystemExit("by design")
+
+    machine: Any = type("Broken", (Register,), dict.fromkeys(OUTSIDE, exits))
+    application, lines = application_of(machine()), list[str]()
     sink = logger.add(lines.append, format="{message}")
     assert application.watch(1, b"") == Reply(ReplyStatus.FAILED, b"SystemExit: by design")
     application.unwatch(1)
@@ -421,7 +431,7 @@ def test_what_is_no_part_of_the_state_stops_nobody() -> None:
 
 
 def test_who_renews_says_so_of_what_may_enter_the_log() -> None:
-    application = application_of(Broken())
+    application = application_of(Picky())
     largest = application.agreed.max_command_bytes
     assert application.renews(b"x") and application.renews(bytes(largest))
     for other in (b"bad", b"odd", bytes(largest + 1)):
@@ -619,6 +629,34 @@ def test_an_id_that_a_live_session_has_is_not_given_again(monkeypatch: pytest.Mo
     assert table.open(1, 2, 5) == first  # whose session made room
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_sessions_expire_when_they_were_idle_for_longer_than_agreed(seed: int) -> None:
+    """At the same slot on a server that has begun from a snapshot right before it."""
+    chance, time, seen = random.Random(seed), 0, dict[int, int]()
+    agreed = first_agreed({"session_ttl": 0.1}, {})
+    ttl = 10**8
+    table = SessionTable(agreed)
+    for slot in range(1, 200):
+        time += chance.choice([0, 1, ttl // 4, ttl // 2, ttl - 1, ttl])
+        late = SessionTable(agreed)
+        late.load(table.dump())
+        for each in (table, late):
+            each.advance(time)
+        seen = {number: at for number, at in seen.items() if at >= time - ttl}
+        assert [number for number in seen if table.get(number) is None] == []
+        assert len(table) == len(seen)
+        assert late.dump() == table.dump()
+        for _ in range(chance.randrange(3)):
+            if seen and chance.random() < 0.6:
+                used = chance.choice(list(seen))
+                assert table.touch(Entry(used, 1, 0, 0, b"x")) is not None
+                seen[used] = time
+            else:
+                opened = table.open(slot, len(seen), chance.randrange(1 << 40))
+                assert opened is not None
+                seen[opened] = time
+
+
 class Wordy(Register):
     """Refuses with a text that is as long as it happens to be on this server."""
 
@@ -632,8 +670,10 @@ class Wordy(Register):
         return b"ok"
 
 
-def test_how_long_an_errors_text_is_decides_nothing() -> None:
+def test_how_long_an_errors_text_is_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may hold an address in memory, or read otherwise in another Python."""
+    monkeypatch.setattr("paxon.actors.execution.application.SLOT_REPLIES", 1000)
+    monkeypatch.setattr("paxon.actors.execution.application.SLOT_REPLIES_AT_MOST", 3000)
     ends = []
     for text in ("", "x" * 4000):
         machine = Wordy(text)
@@ -651,9 +691,12 @@ def test_how_long_an_errors_text_is_decides_nothing() -> None:
         acknowledging = Batch(0, [Entry(session, 40, 40, 0, b"good")])
         application.execute(41, encode_batch(acknowledging))
         assert application.sessions.kept < 100
+        own = Batch(0, [Entry(0, 1, 0, 0, b"bad")] * 20)
+        statuses += [reply.status for _, reply in application.execute(42, encode_batch(own))]
         ends.append((statuses, full, application.chain.head))
     assert ends[0] == ends[1]
-    assert ReplyStatus.OVERLOADED in ends[0][0]
+    assert ReplyStatus.OVERLOADED in ends[0][0][:39]
+    assert set(ends[0][0][39:]) == {ReplyStatus.FAILED, ReplyStatus.OVERLOADED}
 
 
 class Priceless(Register):
