@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +15,13 @@ from loguru import logger
 from paxon.actors import Execute, Settings, StateMachine
 from paxon.actors import messages as wire
 from paxon.actors.disk.data_directory import STOPPED_NAME
-from paxon.actors.execution.agreed import Change, Limit, encode_agreed, first_agreed
+from paxon.actors.execution.agreed import Change, Limit, first_agreed
 from paxon.actors.execution.application import Application, encode_batch
 from paxon.actors.execution.machine_errors import ExecutionFailed, MachineFailure
 from paxon.actors.execution.recursion import ALLOWANCE, MOST, with_allowance
-from paxon.actors.execution.sessions import Reply, SessionTable
+from paxon.actors.execution.sessions import Reply
 from paxon.actors.limits.allowances import LARGEST_REPLY
-from paxon.actors.messages import Batch, CommandReply, Entry, Made, ReplyStatus
+from paxon.actors.messages import Batch, CommandReply, Entry, ReplyStatus
 from paxon.kvstore import ClusterError, LocalCluster
 from paxon.kvstore.cluster.node import ServerStartError, start_server
 from paxon.kvstore.store.operations import (
@@ -559,144 +558,6 @@ def test_an_image_that_cannot_be_restored_says_whose_fault_it_is() -> None:
         with pytest.raises(MachineFailure, match=r"Broken\.restore\(\) raised KeyError: 'total'"):
             refuse(image)
     assert KVStore.snapshots_are_sound and not application.machine.snapshots_are_sound
-
-
-# --- sessions' ids --------------------------------------------------------------------------------
-
-
-def session_table(max_sessions: int, identity: int = 0) -> SessionTable:
-    return SessionTable(first_agreed({"max_sessions": max_sessions}, {}), identity)
-
-
-def ids(identity: int, slot: int, count: int, *, nonce: int = 5) -> list[int]:
-    table = session_table(count, identity)
-    opened = [table.open(slot, index, nonce) for index in range(count)]
-    return [number for number in opened if number is not None]
-
-
-class Numbered(Register):
-    """Writes down which cluster it is told to be of."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.numbers: list[int] = []
-
-    def made(self, number: int) -> None:
-        self.numbers.append(number)
-
-
-def test_sessions_of_two_clusters_and_of_two_lives_have_nothing_in_common() -> None:
-    first = ids(1, 1, 1000)
-    assert first == ids(1, 1, 1000)  # the same on every server
-    assert first[0] == 5856205194686909709  # … of any release
-    assert not set(first) & set(ids(2, 1, 1000))  # another cluster, or this one made anew
-    assert not set(first) & set(ids(1, 1, 1000, nonce=6))  # other clients
-    assert not set(first) & set(ids(1, 2, 1000))
-    assert all(0 < number < 1 << 63 for number in first)
-    machine = Numbered()
-    made = application_of(machine)  # its cluster is made later
-    made.begin_with(Made(1, "test", ((1, 11),), encode_agreed(made.agreed)))
-    assert made.sessions.open(1, 0, 5) == first[0]
-    assert machine.numbers == [0, 1]  # (what its random numbers are drawn from)
-
-
-@pytest.mark.slow
-def test_a_slot_takes_more_sessions_than_fit_into_twenty_bits() -> None:
-    count = (1 << 20) + 50
-    table = session_table(2 * count)
-    table._unused = _Numbers()
-    for index in range(count):
-        table.open(7, index, 5)
-    for index in range(100):
-        table.open(8, index, 5)
-    assert len(table._unused) == count + 100
-
-
-class _Numbers(dict[int, Any]):
-    """Keeps the numbers alone, to spare the memory of a million sessions."""
-
-    def __setitem__(self, number: int, _session: object) -> None:
-        assert number not in self
-        super().__setitem__(number, None)
-
-
-def test_an_id_that_a_live_session_has_is_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = SessionTable._id
-    monkeypatch.setattr(SessionTable, "_id", lambda self, *p: place(self, *p) % 3)
-    table = session_table(2)
-    first, second = table.open(1, 0, 5), table.open(1, 1, 5)
-    assert {first, second} == {1, 2}
-    assert table.open(1, 2, 5) == first  # whose session made room
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_sessions_expire_when_they_were_idle_for_longer_than_agreed(seed: int) -> None:
-    """At the same slot on a server that has begun from a snapshot right before it."""
-    chance, time, seen = random.Random(seed), 0, dict[int, int]()
-    agreed = first_agreed({"session_ttl": 0.1}, {})
-    ttl = 10**8
-    table = SessionTable(agreed)
-    for slot in range(1, 200):
-        time += chance.choice([0, 1, ttl // 4, ttl // 2, ttl - 1, ttl])
-        late = SessionTable(agreed)
-        late.load(table.dump())
-        for each in (table, late):
-            each.advance(time)
-        seen = {number: at for number, at in seen.items() if at >= time - ttl}
-        assert [number for number in seen if table.get(number) is None] == []
-        assert len(table) == len(seen)
-        assert late.dump() == table.dump()
-        for _ in range(chance.randrange(3)):
-            if seen and chance.random() < 0.6:
-                used = chance.choice(list(seen))
-                assert table.touch(Entry(used, 1, 0, 0, b"x")) is not None
-                seen[used] = time
-            else:
-                opened = table.open(slot, len(seen), chance.randrange(1 << 40))
-                assert opened is not None
-                seen[opened] = time
-
-
-class Wordy(Register):
-    """Refuses with a text that is as long as it happens to be on this server."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.text = text
-
-    def apply(self, command: bytes) -> bytes:
-        if command == b"bad":
-            raise ValueError(self.text)
-        return b"ok"
-
-
-def test_how_long_an_errors_text_is_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may hold an address in memory, or read otherwise in another Python."""
-    monkeypatch.setattr("paxon.actors.execution.application.SLOT_REPLIES", 1000)
-    monkeypatch.setattr("paxon.actors.execution.application.SLOT_REPLIES_AT_MOST", 3000)
-    ends = []
-    for text in ("", "x" * 4000):
-        machine = Wordy(text)
-        agreed = first_agreed({"max_kept_each": 20_000}, machine.limits)
-        application = Application(machine, agreed)
-        opening = Batch(0, [Entry(0, 1, 0, 0, b"")])
-        [(_, opened)] = application.execute(1, encode_batch(opening))
-        session = int.from_bytes(opened.payload, "big")
-        statuses = []
-        for seq in range(1, 40):
-            batch = Batch(0, [Entry(session, seq, 1, 0, b"bad")])
-            [(_, reply)] = application.execute(1 + seq, encode_batch(batch))
-            statuses.append(reply.status)
-        full = application.sessions.kept
-        acknowledging = Batch(0, [Entry(session, 40, 40, 0, b"good")])
-        application.execute(41, encode_batch(acknowledging))
-        assert application.sessions.kept < 100
-        own = Batch(0, [Entry(0, 1, 0, 0, b"bad")] * 20)
-        statuses += [reply.status for _, reply in application.execute(42, encode_batch(own))]
-        ends.append((statuses, full, application.chain.head))
-    assert ends[0] == ends[1]
-    assert ReplyStatus.OVERLOADED in ends[0][0][:39]
-    assert set(ends[0][0][39:]) == {ReplyStatus.FAILED, ReplyStatus.OVERLOADED}
 
 
 class Priceless(Register):
