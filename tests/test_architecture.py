@@ -46,6 +46,9 @@ MAX_FUNCTION_LINES = 70
 MAX_FILES = 20
 """In a folder, directly."""
 
+MAX_BENCH_LINES = 7000
+"""Of all benches together: what measures must not outgrow what is measured."""
+
 LONG_FILES = {"actors/server.py": 1620}
 """All of `PaxosServer`, to be read from top to bottom, and the lines that it may have.
 
@@ -243,6 +246,11 @@ def test_no_file_is_too_long_to_be_read_in_a_sitting() -> None:
     files = [*all_sources(), *sources("tests")]
     lines = {name_of(path): len(path.read_text(encoding="utf-8").splitlines()) for path in files}
     assert not {f: n for f, n in lines.items() if n > LONG_FILES.get(f, MAX_LINES)}
+
+
+def test_the_benches_stay_small() -> None:
+    texts = (path.read_text(encoding="utf-8") for path in sources("bench"))
+    assert sum(len(text.splitlines()) for text in texts) < MAX_BENCH_LINES
 
 
 def test_no_function_is_too_long_to_be_read_at_once() -> None:

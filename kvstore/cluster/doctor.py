@@ -48,6 +48,8 @@ LEAST_FREE = 1 << 30
 ENOUGH_FILES = 4096
 LEAST_FILES = 64
 """About what a server needs that has no client yet; with fewer it does not start."""
+ANSWER_SECONDS = 1.0
+"""For which servers are asked, whether or not they run."""
 _QUICK_CLOCKS = {"tsc", "kvm-clock", "arch_sys_counter", "hyperv_clocksource_tsc_page", "xen"}
 _CLOCK = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
 
@@ -289,7 +291,7 @@ def _running(cluster: ClusterDescription, server: int | None) -> Iterator[Findin
         )
         return
     secure = cluster.secure()
-    rows = look_around(cluster.client_addresses, 1.0, secure)
+    rows = look_around(cluster.client_addresses, ANSWER_SECONDS, secure)
     for row in rows:
         if row.reply is not None and row.reply.cluster != cluster.id:
             yield Finding(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 import paxon
 from paxon import LocalCluster, Replicated, calls, command
+from tests.cluster.helpers import wait_until, wait_until_equal
 from tests.objects.classes import Job, Jobs
 
 pytestmark = pytest.mark.process
@@ -29,10 +28,10 @@ class Tags(Replicated):
 def test_the_order_of_a_set_in_the_state_is_found_though_nothing_is_returned() -> None:
     with LocalCluster(3, machine=Tags) as cluster, cluster.proxy(Tags, timeout=PATIENCE) as tags:
         tags.note([f"tag {number}" for number in range(20)])
-        end = time.monotonic() + PATIENCE
-        while not any(row.reply is not None and row.reply.alarm for row in cluster.status()):
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        wait_until(
+            lambda: any(row.reply is not None and row.reply.alarm for row in cluster.status()),
+            "a server says that the states differ",
+        )
 
 
 def test_commands_chance_and_timers_through_a_failover_and_a_restart() -> None:
@@ -48,19 +47,10 @@ def test_commands_chance_and_timers_through_a_failover_and_a_restart() -> None:
         killed = cluster.leader()
         cluster.kill(killed)
         jobs.draw()
-        end = time.monotonic() + PATIENCE
-        while jobs.names() != ["a"]:  # the new leader's log goes on, and the timer runs
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        wait_until(lambda: jobs.names() == ["a"], "the new leader's log goes on: a timer runs")
         cluster.restart(killed)
-        while True:
-            jobs.draw()
-            rows = [row.reply for row in cluster.status() if row.reply is not None]
-            by_slot = {(row.executed, row.state_digest) for row in rows}
-            if len(rows) == 3 and len({executed for executed, _ in by_slot}) == 1:
-                break
-            assert time.monotonic() < end + PATIENCE
-        assert len(by_slot) == 1
-        assert not any(row.alarm for row in rows)
+        jobs.draw()
+        wait_until_equal(cluster)
+        assert not any(row.reply.alarm for row in cluster.status() if row.reply is not None)
         with pytest.raises(paxon.InvalidRequest, match="argument 'job'"):
             jobs.put("b")  # type: ignore[arg-type]
