@@ -230,7 +230,7 @@ class BurstActor(pykka.ThreadingActor):
 
     @abstractmethod
     def _bound_to_log(self) -> dict[str, object]:
-        """The values that each line of this server's log carries, beside its id."""
+        """The values that each line of this server's log carries, besides its id."""
 
     @abstractmethod
     def _recover(self) -> None:

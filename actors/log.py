@@ -15,7 +15,7 @@ __all__ = ["Slot", "SlotLog", "SlotStatus"]
 SlotStatus = Literal["EMPTY", "ACCEPTED", "CHOSEN", "CLEARED"]
 
 SLOT_BYTES = 16
-"""What a slot takes in a message beside its value, about."""
+"""What a slot takes in a message besides its value, about."""
 
 
 class Slot:

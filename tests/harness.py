@@ -167,7 +167,7 @@ class Cluster:
     # --- starting and stopping -------------------------------------------------------------------
 
     def start(self, *servers: ServerId, **options: Any) -> Cluster:
-        """Open servers (all by default) on their disks; `options` are settings beside our own."""
+        """Open servers (all by default) on their disks; `options` are settings besides our own."""
         for server in servers or self.ids:
             self.servers[server] = self.make(server, **options)
             self.open(server)

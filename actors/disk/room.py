@@ -122,7 +122,7 @@ class NoRoomError(Exception):
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Have the disk promise room for a file of `size` bytes, beside what the log needs.
+    """Have the disk promise room for a file of `size` bytes, besides what the log needs.
 
     Raises `OSError` or `NoRoomError` before a byte is written in vain. The file's length stays as
     it is. Without such a call (outside Linux, or on a file system that cannot) it promises nothing.

@@ -30,7 +30,7 @@ FETCH_SECONDS = 10.0
 """The snapshot before the newest is kept while a peer fetches it, that is for so long after it was
 last asked for; but not on a disk that has little room."""
 TIGHT_BYTES = 32 << 20
-"""With less than this beside twice a snapshot's size nothing is kept for a server that is down."""
+"""With less than this besides twice a snapshot's size nothing is kept for a server that is down."""
 
 MAGIC = b"PAXONSNP"
 _HEADER = struct.Struct("<8sHHQQQI")

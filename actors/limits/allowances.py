@@ -18,9 +18,9 @@ __all__ = [
 ]  # fmt: skip
 
 MESSAGE_BYTES = 64
-"""What a message counts for beside its content, wherever bytes are counted."""
+"""What a message counts for besides its content, wherever bytes are counted."""
 ENTRY_BYTES = 16
-"""What an entry takes in a slot's value beside its command, about."""
+"""What an entry takes in a slot's value besides its command, about."""
 
 RETRY_AFTER = 0.05
 """Seconds after which a client that was refused comes again, if no better time is known."""
@@ -51,11 +51,11 @@ executed, and then for as long again; a burst with so much from clients is serve
 CHARGED_BYTES = 128 << 10
 """The time that a slot of this size takes is charged to the clients whose commands fill it."""
 SECONDS_PER_BYTE = 2e-9
-"""What a byte of a large reply or command takes beside the handling, about: charged like time. Half
-of it is encoding and ZeroMQ's thread here, half the copies in the kernel and at the other end."""
+"""What a byte of a large reply or command takes besides its handling, about; charged like time.
+Half of it is encoding and ZeroMQ's thread here, half copying in the kernel and at the other end."""
 
 MESSAGE_SECONDS = 1e-6
-"""What a request takes beside its handling, about: it is decoded, and its answer encoded."""
+"""What a request takes besides its handling, about: it is decoded, and its answer encoded."""
 EXECUTION_FACTOR = 3
 """What is executed here is executed by the followers then, and nothing is chosen meanwhile: so much
 counts for what was executed that others have as much time again after that."""

@@ -57,7 +57,7 @@ ALL_OPENINGS_PER_SECOND = 2000.0
 ALLOWANCE = 1 / 8
 """A client that takes more than this part of the time …"""
 ALLOWED_AHEAD = 0.5
-"""… and what it may take in so many seconds beside is greedy (a sixteenth of one) …"""
+"""… and on top of that as much as it may take in so many seconds (a sixteenth) is greedy …"""
 MOST_GREEDY = 4
 """… and counts for so many at most, itself included."""
 ID_BYTES, SETTING_BYTES = 40, 512

@@ -1,4 +1,4 @@
-"""What a server knows and holds, beside the log: plain data with small methods.
+"""What a server knows and holds, besides the log: plain data with small methods.
 
 A record decides nothing about sending, storing or waiting: it takes in what was heard, and says
 what follows; `server.py` has the handlers, and acts. Each is None where it exists only at times.

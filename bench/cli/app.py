@@ -49,7 +49,7 @@ app = typer.Typer(
 
 
 class Outputs(NamedTuple):
-    """Where the figures of a run go, beside the terminal."""
+    """Where the figures of a run go, besides the terminal."""
 
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write all figures to this file.")

@@ -93,7 +93,7 @@ class BenchSettings(msgspec.Struct, frozen=True, kw_only=True):
     quick: Quick = False
     """Fewer and shorter measurements."""
     options: Options = {}
-    """Of the servers, beside their defaults and what the bench decides."""
+    """Of the servers, besides their defaults and what the bench decides."""
 
     def conditions(self, *more: str) -> str:
         """A table's words on how a run was set up."""

@@ -161,7 +161,7 @@ class ScaleReport(Report[ScaleSettings, CostRow], frozen=True, kw_only=True):
 
 
 class ScaleLab(Lab[ScaleSettings]):
-    """The lab of all parts of a run, with the findings of some of them beside costs."""
+    """The lab of all parts of a run, with the findings of some of them besides costs."""
 
     def __init__(self, settings: ScaleSettings, progress: Progress) -> None:
         super().__init__(settings, progress)

@@ -19,7 +19,7 @@ from paxon.actors.messages import ClientMessage, TellAddresses
 __all__ = ["LeaderSearch", "CoreOptions", "CoreRandom"]
 
 _LIST_BYTES = 5
-"""What a list of operations takes beside them."""
+"""What a list of operations takes besides them."""
 
 
 class CoreRandom(Protocol):

@@ -99,7 +99,7 @@ class Receiver(Protocol):
 
 
 def _integer(value: int, bits: int) -> bytes:
-    """A number of hpack's, where all bits of its first byte beside the prefix are zero."""
+    """A number of hpack's, where all bits of its first byte besides the prefix are zero."""
     most = (1 << bits) - 1
     if value < most:
         return bytes((value,))

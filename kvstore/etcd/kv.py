@@ -39,7 +39,7 @@ _MOST = wire.MAX_NUMBER
 _MAX_ANSWER, _MOST_GATHERED = 128 << 20, 256 << 20
 """Bytes of the longest answer to a range, and of all that are being put together."""
 _ROW_BYTES = 64
-"""Of a row, beside its key and value."""
+"""Of a row, besides its key and value."""
 _BY: dict[str, Callable[[Row], Any]] = {
     "value": itemgetter(1), "created": itemgetter(2), "modified": itemgetter(3),
     "version": itemgetter(4),

@@ -69,7 +69,7 @@ class Shape(msgspec.Struct, frozen=True):
     has_any: bool = False
     """Somewhere in it is a value of which nothing is known."""
     kinds: tuple[type, ...] = ()
-    """Classes that it names beside plain data."""
+    """Classes that it names besides plain data."""
     deep: bool = False
     """Within it may be what must not be shared."""
     unordered: bool = False
@@ -173,7 +173,7 @@ def keeping_ints(annotation: Any) -> Any:
 def check_plain(value: object, kinds: tuple[type, ...] = ()) -> None:
     """Raise `TypeError` for a value, annotated as Any, that would arrive as something else.
 
-    What the annotation names beside is taken, too. The value has been encoded, so it ends.
+    What the annotation names besides is taken, too. The value has been encoded, so it ends.
     """
     ahead = [value]
     while ahead:

@@ -43,7 +43,7 @@ class Body:
         self.raises = mark.raises
         self.parameters: tuple[str, ...] = ()
         self.takes_any: dict[str, tuple[type, ...]] = {}
-        """Those annotated as Any, or with Any in them, and what classes are named beside."""
+        """Those annotated as Any, or with Any in them, and what classes are named besides."""
         self.arguments: msgspec.msgpack.Decoder[Any]
         self.result: msgspec.msgpack.Decoder[Any]
         self.result_shape = Shape()

@@ -47,7 +47,7 @@ COMPARED_PARTS = "compared_parts"
 
 _TIMERS_A_SLOT = 1000
 _ROOM = 1 << 16
-"""Bytes that a reply takes beside what a call returns, generously."""
+"""Bytes that a reply takes besides what a call returns, generously."""
 
 
 class TooOld(MachineFailure):

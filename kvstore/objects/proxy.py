@@ -131,7 +131,7 @@ class _ObjectClient(CommandClient):
 
 
 class Calls(Generic[R]):
-    """A proxy's calls beside those of its class: see `calls`."""
+    """A proxy's calls besides those of its class: see `calls`."""
 
     def __init__(
         self,

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 CALLS = "__paxon_calls__"
-"""The attribute of a proxy that has the rest, beside the names of its class."""
+"""The attribute of a proxy that has the rest, besides the names of its class."""
 
 T = TypeVar("T")
 Prepared = tuple[Body, CallRecord]
@@ -140,7 +140,7 @@ def _rebuilt(kind: type[Exception], arguments: list[Any]) -> Exception:
     """A declared exception as it was raised.
 
     Where its own `__init__` takes others than the arguments that it keeps, it is left out: what it
-    sets beside them is not there then.
+    sets besides them is not there then.
     """
     with suppress(Exception):
         raised = kind(*arguments)

@@ -53,7 +53,7 @@ T = TypeVar("T")
 _FEW = 4
 """So many more keys are read at first than decide: one's own, and odd other ones."""
 _EACH = 3
-"""So many keys are watched one by one, beside one's own: servers always hold so short a watch."""
+"""So many keys are watched one by one, besides one's own: servers always hold so short a watch."""
 
 
 class Contender(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ _LOOKED_AT = 20_000
 _LOOK_BYTES = 64
 """What looking at an event counts for in the room that a reply has, though it does not match."""
 _EVENT_BYTES = 256
-"""What an event counts for beside its keys and values."""
+"""What an event counts for besides its keys and values."""
 
 Event = tuple[Row, Row | None]
 

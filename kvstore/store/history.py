@@ -41,7 +41,7 @@ KEPT_NS = 10_000_000_000
 KEPT_BYTES = 16 << 20
 """… but no more than this in bytes, the newest revision excepted, which is always kept."""
 EVENT_BYTES = 128
-"""What an event counts for beside the value that it replaced."""
+"""What an event counts for besides the value that it replaced."""
 _BLOCK_EVENTS = 512
 """Events are dropped in blocks of about so many …"""
 _BLOCK_BYTES = 1 << 20

@@ -17,7 +17,7 @@ __all__ = ["MAX_SORTED", "ORDERS", "ROW_BYTES", "Page", "read_range"]
 MAX_SORTED = 20_000
 """Keys of a range in another order than that of keys. Part of the format."""
 ROW_BYTES = 512
-"""What a row counts for beside its size, for it takes about as long."""
+"""What a row counts for besides its size, for it takes about as long."""
 
 ORDERS: dict[str, Callable[[Item], Any]] = {
     "value": lambda item: as_bytes(item.value),

@@ -294,7 +294,7 @@ def test_a_long_answer_goes_piece_by_piece_as_it_is_taken(monkeypatch: pytest.Mo
 
 
 OWED = 12 << 20
-"""Bytes that one who does not read may be owed at most, beside what the sockets hold."""
+"""Bytes that one who does not read may be owed at most, besides what the sockets hold."""
 
 
 def test_who_reads_no_answers_is_owed_a_bounded_number_of_bytes(

@@ -97,7 +97,7 @@ class Recorder:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process has to be started with, beside what it has anyway."""
+        """What a process has to be started with, besides what it has anyway."""
         preloaded = os.environ.get("LD_PRELOAD", "")
         return {
             "LD_PRELOAD": f"{self._library} {preloaded}".strip(),

@@ -78,7 +78,7 @@ class Search:
         members: tuple[ServerId, ...] = (),
         **options: Any,
     ) -> None:
-        """Rules for `size` servers with `options` beside the default settings.
+        """Rules for `size` servers with `options` besides the default settings.
 
         Args:
             alike: servers that never try to lead and differ in nothing but their number.
@@ -86,7 +86,7 @@ class Search:
             runs: the only servers that ever run; by default all.
             in_order: each command names the one before it in its `after`.
             counted: whether commits are counted, and started servers have to be confirmed.
-            own: settings of single servers beside those of all.
+            own: settings of single servers besides those of all.
             members: those of the first epoch, by default all servers.
             dies_in_sync: whether crashes may also strike in the middle of a sync.
         """

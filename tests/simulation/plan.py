@@ -129,7 +129,7 @@ class Plan(msgspec.Struct):
     servers: int
     policy: PolicyName
     settings: dict[str, Any]
-    """What the servers' `Settings` are told beside ids and policy."""
+    """What the servers' `Settings` are told besides ids and policy."""
     network: NetworkPlan
     clients: ClientPlan
     faults: list[Fault]

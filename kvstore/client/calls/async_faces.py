@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class AsyncStoreCalls(Comparing):
-    """Reads and writes beside `get`, `put` and their like."""
+    """Reads and writes besides `get`, `put` and their like."""
 
     _timeout: float
 

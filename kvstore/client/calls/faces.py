@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class StoreCalls(Comparing):
-    """Reads and writes beside `get`, `put` and their like."""
+    """Reads and writes besides `get`, `put` and their like."""
 
     _timeout: float
 

@@ -77,7 +77,7 @@ class Told:
         self.error: PaxonError | None = None
         """Why no more will come, such as `Compacted`."""
         self.looked: Result = None
-        """What the last answer saw beside the events, where the watch looks at something."""
+        """What the last answer saw besides the events, where the watch looks at something."""
 
     @property
     def revision(self) -> int:

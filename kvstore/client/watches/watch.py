@@ -83,7 +83,7 @@ class Watch:
 
     @property
     def looked(self) -> Result:
-        """The last answer's look at something beside the events, if the watch was to take one."""
+        """The last answer's look at something besides the events, if the watch was to take one."""
         return self._told.looked
 
     def call(

@@ -36,7 +36,7 @@ class CoordinationPlan(msgspec.Struct):
 
     clients: int = 2
     errands: int = 2
-    """What a client does side by side, beside what it watches."""
+    """What a client does side by side, besides what it watches."""
     watches: int = 2
     think: float = 0.05
     patience: float = 2.0
