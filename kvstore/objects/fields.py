@@ -122,12 +122,12 @@ def _statements(owner: type) -> Iterator[tuple[str, ast.AST]]:
     try:
         source = textwrap.dedent(inspect.getsource(function))
         tree = ast.parse(source)
-    except (OSError, SyntaxError):
+        given = next(each.args for each in ast.walk(tree) if isinstance(each, ast.FunctionDef))
+    except (OSError, SyntaxError, StopIteration):  # (a lambda, for one)
         raise TypeError(
             f"the source of {owner.__name__}.__init__ is not at hand, where the annotations of "
             "its fields stand: annotate them in the class's body instead"
         ) from None
-    given = next(each.args for each in ast.walk(tree) if isinstance(each, ast.FunctionDef))
     own = next((each.arg for each in given.posonlyargs + given.args), "self")
     for node in ast.walk(tree):
         yield own, node

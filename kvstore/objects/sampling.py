@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from enum import Enum
 from itertools import chain, islice
+from typing import Any
 
 import msgspec
 
@@ -24,6 +24,7 @@ _FACTOR, _MASK = 6364136223846793005, (1 << 64) - 1
 _TEXTS = (str, bytes, bytearray)
 _SIZED = (*_TEXTS, list, tuple, dict, set, frozenset)
 _NOTHING = object()
+_Factory: Any = type(msgspec.defstruct("_", [("of", list, [])]).__struct_defaults__[0])
 
 _encode = msgspec.msgpack.Encoder(enc_hook=lambda value: type(value).__name__).encode
 
@@ -84,13 +85,23 @@ def _fields_of(value: object) -> list[object]:
         names, defaults = value.__struct_fields__, value.__struct_defaults__
         known = zip(names, (_NOTHING,) * (len(names) - len(defaults)) + defaults, strict=True)
     else:
-        known = ((each.name, each.default) for each in dataclasses.fields(value))  # type: ignore[arg-type,assignment]
+        fields = dataclasses.fields(value)  # type: ignore[arg-type]
+        known = ((each.name, _default_of(each)) for each in fields)  # type: ignore[assignment]
     found = ((getattr(value, name), default) for name, default in known)
     return [each for each, default in found if not _as_it_begins(each, default)]
 
 
+def _default_of(field: dataclasses.Field[object]) -> object:
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
+
+
 def _as_it_begins(value: object, default: object) -> bool:
+    if isinstance(default, _Factory):
+        default = default.factory()
     kind = type(value)
-    if kind is list or kind is dict:
-        return not value
-    return kind is type(default) and (kind in PLAIN or isinstance(value, Enum)) and value == default
+    if kind is not type(default) or (isinstance(value, _SIZED) and len(value) != len(default)):  # type: ignore[arg-type]
+        return False
+    if kind in PLAIN and kind is not float:  # (a NaN is not equal to itself)
+        return value == default
+    return _encode(value) == _encode(default)

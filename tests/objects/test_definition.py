@@ -393,3 +393,12 @@ def test_an_object_by_itself_is_a_plain_python_object() -> None:
 
     assert Dice().roll() == Dice().roll()
     assert Dice().now == 0
+
+
+def test_a_class_that_is_made_by_a_program_says_that_its_fields_cannot_be_found() -> None:
+    def made_by_exec() -> None:
+        exec("class Made(Replicated):\n  def __init__(self):\n    self.x: int = 0", globals())
+
+    refused("annotate them in the class's body", made_by_exec)
+    begins = {"__init__": lambda self: setattr(self, "x", 0)}
+    refused("annotate them in the class's body", lambda: type("Made", (Replicated,), begins))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import date
 from enum import Enum
 from typing import Any
 
@@ -120,15 +123,36 @@ def test_every_entry_of_a_large_dict_is_seen_in_time() -> None:
     )
 
 
+BEGINS: list[tuple[str, Any]] = [
+    ("none", None), ("nan", math.nan), ("kind", Kind.NEW), ("point", Point(0)), ("pair", ()),
+    ("day", date(2020, 1, 1)), ("list", msgspec.field(default_factory=list)),
+    ("counts", msgspec.field(default_factory=lambda: {"a": 0})),
+    ("part", msgspec.field(default_factory=lambda: Part("", 1.0))),
+]  # fmt: skip
+"""Defaults of each kind."""
+
+
+def of_dataclass(default: Any) -> Any:
+    if type(default) is type(msgspec.field()):
+        return field(default_factory=default.default_factory)
+    return field(default=default)
+
+
 def test_code_that_knows_one_field_more_sees_the_same() -> None:
     old, new = (
         msgspec.defstruct("P", [("x", int)]),
         msgspec.defstruct(
-            "P", [("x", int), ("y", int, 0), ("z", list[int], msgspec.field(default_factory=list))]
+            "P", [("x", int), ("y", int, 0), *((name, Any, default) for name, default in BEGINS)]
         ),
     )
     one, other = [old(1), old(2)], [new(1), new(2)]
     assert sample([one], 5, PARTS) == sample([other], 5, PARTS)
+    fields: list[Any] = [
+        ("x", int),
+        *((name, Any, of_dataclass(default)) for name, default in BEGINS),
+    ]
+    data = dataclasses.make_dataclass("P", fields)
+    assert sample([one], 5, PARTS) == sample([[data(1), data(2)]], 5, PARTS)
     setattr(other[0], "y", 3)  # noqa: B010 (unknown to type checkers)
     assert sample([one], 5, PARTS) != sample([other], 5, PARTS)
 
