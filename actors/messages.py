@@ -468,7 +468,7 @@ class TellAddresses(Wire, frozen=True, tag=15):
 class TransferLeader(Wire, frozen=True, tag=12):
     """Client → leader: let another server lead. Answered by a `QueryReply` with that one's id.
 
-    Answered when the reign has ended; by who leads in a later ballot already, with its own id.
+    Answered when the reign has ended; by whoever leads in a later ballot already, with its own id.
     """
 
     id: int

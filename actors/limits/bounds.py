@@ -55,7 +55,7 @@ class RoundGuard:
     def step_towards(
         self, ballot: Ballot, promised: Ballot, teller: ServerId, now: float
     ) -> Ballot | None:
-        """Where to go instead, at most once a second: for who really is that far behind."""
+        """Where to go instead, at most once a second: for one that really is that far behind."""
         if ballot.leader not in self._servers or ballot.round >= NUMBER_LIMIT:
             return None
         since, last = self._far_since.get(teller, (now, now))

@@ -88,7 +88,7 @@ JOINING_SECONDS = 5.0
 """A server that has not said for so long that it waits to join is no longer named."""
 
 LEADING = frozenset((P1A, P2A, Heartbeat, PreVote))
-"""What is sent by who leads, or would: from another epoch it is answered with where that ended."""
+"""What one sends that leads, or would: from another epoch it is answered with where that ended."""
 
 
 class Membership(Part):
@@ -522,7 +522,7 @@ class Membership(Part):
             self._outbox.reply(client, addresses)
 
     def on_places_timer(self) -> None:
-        """Tell clients; tell again who has not answered, and try elsewhere whoever never does."""
+        """Tell clients; tell servers again that have not answered, elsewhere if they never do."""
         self.tell_clients()
         asked, silent = self.places.ask_again(self._outbox.now)
         for server in silent:

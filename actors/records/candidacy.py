@@ -119,11 +119,11 @@ class Candidacy:
     def _out_of_order(self, first: int, reign: Ballot, commit: int) -> set[int]:
         """Slots whose batches cannot have been chosen: reigns rise with the slots that are.
 
-        Who packed a batch of its own had taken over all that might have been chosen from there on
-        in lower ballots. So of two that contradict the order the one accepted in the lower ballot
-        was not chosen (docs/design/time.md). To propose it again would be safe for the slots, but
-        it carries a time of another leader's clock, and what the other has granted would end too
-        soon.
+        Whoever packed a batch of its own had taken over all that might have been chosen from there
+        on in lower ballots. So of two that contradict the order the one accepted in the lower
+        ballot was not chosen (docs/design/time.md). To propose it again would be safe for the
+        slots, but it carries a time of another leader's clock, and what the other has granted would
+        end too soon.
         """
         passed: set[int] = set()
         kept = [(reign, self.ballot, 0)]

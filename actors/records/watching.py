@@ -27,8 +27,8 @@ OF_LATE = 1.0
 """Seconds for which a server that held a watch wants to hear of commits at once: a watch that was
 answered is asked for again soon, and a lock's waiter makes a new one each time."""
 NEAR = 64
-"""So many a leader holds for who could ask elsewhere: the first ones are told soonest, and a crowd
-costs the leader nothing."""
+"""So many a leader holds for those that could ask elsewhere: the first ones are told soonest, and
+a crowd costs the leader nothing."""
 ANSWERS = 16
 """A watch may ask for so many answers at once …"""
 SHORT = 4096

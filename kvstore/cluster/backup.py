@@ -75,7 +75,7 @@ class Head(_Struct, frozen=True, tag=1):
     """Its name."""
     revision: int
     saved_at: float
-    """Seconds since 1970, by the clock of who saved it."""
+    """Seconds since 1970, by the clock of whoever saved it."""
     agreed: dict[str, int | float]
     """The cluster's agreed settings."""
 

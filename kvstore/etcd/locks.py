@@ -30,8 +30,8 @@ __all__ = ["LockService"]
 _NOTHING_YET = b"-"
 """What a candidate without a value says first, to be known as one."""
 _OUTCOME_SECONDS, _MOST_UNDONE = 60.0, 10_000
-"""So long is asked whether the key of who gave up was made, of so many at a time, and so long is
-tried to remove it."""
+"""For so long the gateway asks whether the key of a client that gave up was made, of so many at a
+time, and for so long it tries to remove it."""
 _ODD = 3
 """So many more keys than decide are read at first: odd ones may stand among them."""
 _SESSION_SECONDS = 60
@@ -74,7 +74,7 @@ class LockService:
     def __init__(self, front: Front) -> None:
         self._front = front
         self._undoing: dict[asyncio.Future[None], bytes] = {}
-        """Keys that are being removed, for who made them has given up."""
+        """Keys that are being removed, for whoever made them has given up."""
         self.methods = [
             Method(
                 "/v3lockpb.Lock/Lock", "/v3/lock/lock", "LockRequest", _of_no_code(self.lock)

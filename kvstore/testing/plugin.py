@@ -17,7 +17,7 @@ __all__ = ["paxon_client", "paxon_cluster"]
 @pytest.fixture
 def paxon_cluster() -> Iterator[MemoryCluster]:
     """A fresh `paxon.testing.MemoryCluster` of the key-value store, in this process."""
-    from paxon.kvstore.testing.cluster import MemoryCluster  # noqa: PLC0415 (for who asks for it)
+    from paxon.kvstore.testing.cluster import MemoryCluster  # noqa: PLC0415 (for those who ask for it)
 
     with MemoryCluster() as cluster:
         yield cluster

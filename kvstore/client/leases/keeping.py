@@ -24,7 +24,7 @@ _COUNTED = (1 - CLOCK_DRIFT) / (1 + CLOCK_DRIFT)
 LEAST_SECONDS = 0.05
 """How long a renewal waits for its answer at least, and the end of what is lost at most."""
 LAST_SECONDS = 1.0
-"""How long who gives up, or closes a client, tries to end what it has; else that ends by itself."""
+"""For so long one that gives up, or a client that is closed, tries to end what it has."""
 
 
 class Held:

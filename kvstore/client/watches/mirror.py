@@ -23,7 +23,7 @@ __all__ = ["AsyncMirror", "Mirror", "Reflection"]
 T = TypeVar("T")
 
 _MARK_SECONDS = 1.0
-"""How often who waits looks again although nothing has happened: `revision` rises all the same."""
+"""How often a waiter looks again although nothing has happened: `revision` rises all the same."""
 
 
 class Reflection(Mapping[str, bytes]):
