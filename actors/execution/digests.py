@@ -152,8 +152,8 @@ class Verdict(msgspec.Struct, frozen=True):
         return (
             f"server {server} executed something else {self._since} than {in_list(self.differ)}, "
             f"and they are the majority: its state is wrong. Empty its directory and start it once "
-            f"with --rejoin; if it happens again, its memory is faulty or the state machine is not "
-            f"deterministic"
+            f"with --rejoin; if it happens again, its memory is faulty, or the state machine is "
+            f"not deterministic or changes in a query"
         )
 
 

@@ -37,13 +37,13 @@ DEFAULT_IN_FLIGHT = 4096
 """Operations of a pipeline under way."""
 
 
-def check_timeout(timeout: float | None, default: float) -> float:
-    """A timeout in seconds, or the default. Raises `InvalidRequest`."""
+def check_timeout(timeout: float | None, default: float, least: str = "above 0") -> float:
+    """A timeout in seconds, or the default. Raises `InvalidRequest`, which says the least."""
     if timeout is None:
         return default
     number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
     if not number or not timeout > 0:
-        raise InvalidRequest(f"the timeout has to be a number of seconds above 0, not {timeout!r}")
+        raise InvalidRequest(f"the timeout has to be a number of seconds {least}, not {timeout!r}")
     return float(timeout) if timeout < _FOR_EVER else math.inf
 
 
@@ -51,7 +51,7 @@ def check_wait(timeout: float | None) -> float | None:
     """How long to wait for a future, in seconds; 0 only looks. Raises `InvalidRequest`."""
     if timeout is None or (timeout == 0 and type(timeout) is not bool):
         return timeout
-    return check_timeout(timeout, 0.0)
+    return check_timeout(timeout, 0.0, "from 0")
 
 
 def check_in_flight(number: object) -> int:

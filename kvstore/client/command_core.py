@@ -451,7 +451,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             return
         self._opening = None
         if self._language not in ("", reply.language):
-            self.fail_all(outcomes.other_machine(reply.language))
+            self.fail_all(outcomes.other_machine(reply.language, self._language))
             return
         self._session = self._sessions[reply.session] = Session(reply.session, self._now)
         self.search.learn(reply.addresses)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.command_core import CommandCore
@@ -65,6 +65,10 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
 
     _probe = encode_operations(())
     _language = LANGUAGE
+
+    def __reduce__(self) -> NoReturn:
+        """Of watches as well, which have it."""
+        raise TypeError("a client is neither copied nor pickled, nor is what it has made")
 
     def submit_operation(
         self, operation: Operation, *, now: float, deadline: float, mode: ReadMode

@@ -113,12 +113,15 @@ def not_leader(target: str, leader: int, address: str) -> errors.NotLeader:
     )
 
 
-def other_machine(language: str) -> errors.OperationFailed:
-    """The error of all that a client of the store asks of another state machine."""
-    takes = f" (it takes commands in {language!r})" if language else ""
+def other_machine(theirs: str, ours: str) -> errors.OperationFailed:
+    """The error of all that a client of the store, or a proxy, asks of another state machine."""
+    takes = f" (it takes commands in {theirs!r})" if theirs else ""
+    _, proxied, name = ours.rpartition("/")
+    what = f"the class {name!r}" if proxied else "the key-value store"
+    use = "give the proxy the class that they run" if proxied else "use a CommandClient"
     return errors.OperationFailed(
-        f"the servers' state machine is not the key-value store{takes}, so nothing was sent that "
-        "it would execute: use a CommandClient"
+        f"the servers' state machine is not {what}{takes}, so nothing was sent that it would "
+        f"execute: {use}"
     )
 
 

@@ -107,7 +107,9 @@ def test_a_timeout_says_that_the_outcome_is_unknown() -> None:
 
 def test_a_cluster_of_another_class_executes_nothing() -> None:
     with MemoryCluster(Bank) as cluster, cluster.proxy(Flags) as flags:
-        with pytest.raises(paxon.OperationFailed, match=r"'paxon.objects/Bank'"):
+        with pytest.raises(
+            paxon.OperationFailed, match=r"not the class 'Flags' .*'paxon.objects/Bank'.*class that"
+        ):
             flags.set("dark", True)
         with pytest.raises(paxon.InvalidRequest, match=r"Flags.get|no such method"):
             flags.get("dark")

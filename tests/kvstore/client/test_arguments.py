@@ -238,6 +238,15 @@ def test_a_client_is_not_copied(kind: Any, copied: Any) -> None:
         copied(kind("127.0.0.1:1", *of))
 
 
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])
+def test_nor_is_its_watch(copied: Any) -> None:
+    with Client("127.0.0.1:1") as kv, kv.watch("a", after=1) as watch:
+        with pytest.raises(TypeError, match="neither copied nor pickled, nor is what it has made"):
+            copied(watch)
+        with pytest.raises(InvalidRequest, match="a number of seconds from 0, not -1"):
+            watch.next(-1)
+
+
 def test_a_server_stays_where_it_is_wherever_its_program_changes_to() -> None:
     """It took its database for deleted, and stopped."""
     assert _data_directory("data", "disk") == Path.cwd() / "data"
