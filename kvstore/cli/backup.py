@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["add_commands"]
 
 app = typer.Typer(
-    help="Save the store while all serve, check a backup, make a new cluster of one.",
+    help="Save the store while all serve, check a backup, make a new cluster from one.",
     no_args_is_help=True,
 )
 
@@ -104,7 +104,10 @@ def restore(
         typer.Option(help="Make the directories server-1, server-2, … in here, for moving."),
     ] = None,
     of: Annotated[
-        str, typer.Option("--from", metavar="NAME", help="Its cluster, if the new one has another.")
+        str,
+        typer.Option(
+            "--from", metavar="NAME", help="The backup's cluster, if the new one has another name."
+        ),
     ] = "",
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
@@ -160,12 +163,12 @@ def recover(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Though it is another's directory, or others went on without it."
+            "--force", help="Even if it is another's directory, or others went on without it."
         ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:  # fmt: skip
-    """A majority is lost for good: make a cluster of one of what a single directory holds.
+    """A majority is lost for good: make a cluster of one from what a single directory holds.
 
     What others acknowledged and this one never heard of is lost. The directory itself stays as it
     is: never start it again, nor any other server of the old cluster.

@@ -46,10 +46,10 @@ _Durability = Annotated[
 
 
 _LogLevel = Annotated[
-    str, typer.Option(envvar="PAXON_LOG_LEVEL", help="Of the log in its directory.")
+    str, typer.Option(envvar="PAXON_LOG_LEVEL", help="Level of the log in its directory.")
 ]
 _StderrLevel = Annotated[
-    str, typer.Option(envvar="PAXON_STDERR_LEVEL", help="Of what it logs on stderr, too.")
+    str, typer.Option(envvar="PAXON_STDERR_LEVEL", help="Level of what it logs on stderr, too.")
 ]
 _LogFormat = Annotated[
     str,

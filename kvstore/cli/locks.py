@@ -85,7 +85,7 @@ def lock(
         typer.Option("--limit", "-n", min=1, help="Use a semaphore that this many hold at once."),
     ] = None,
     list_: Annotated[
-        bool, typer.Option("--list", help="Only show its holders, and the waiting.")
+        bool, typer.Option("--list", help="Only show its holders and who waits.")
     ] = False,
     timeout: _WaitOption = None,
     ttl: _TtlOption = 10.0,

@@ -46,7 +46,9 @@ _PublicKey = Annotated[
 ]
 _Incarnation = Annotated[
     int,
-    typer.Option(metavar="NUMBER", help="Of its data directory, if the cluster has not heard it."),
+    typer.Option(
+        metavar="NUMBER", help="That of its directory, if the cluster has not heard from it."
+    ),
 ]
 
 
@@ -57,7 +59,7 @@ def list_members(
     timeout: _Timeout = 10.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the members in force, and the servers that wait to become some.
+    """Show the members in force, and the servers that wait to become members.
 
     Examples: paxon member list | paxon member list --json --cluster tcp://10.0.0.1:7111
     """
@@ -80,10 +82,10 @@ def add(
     timeout: _Timeout = _TIMEOUT,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a server a member that was started with `paxon server --join`.
+    """Make a server that was started with `paxon server --join` a member.
 
-    It first learns all that there is, without a vote, and gets its vote once it is level. Ask again
-    where that took too long: it goes on where it stopped.
+    It first learns all that there is, without a vote, and gets its vote once it is level. If that
+    took too long, ask again: it goes on where it stopped.
 
     Examples: paxon member add 4 | paxon member add 4 --learner --timeout 300
     """
@@ -195,7 +197,10 @@ def demote(
 
 def remove(
     servers: Annotated[
-        list[int], typer.Argument(metavar="ID …", help="All at once.", show_default=False)
+        list[int],
+        typer.Argument(
+            metavar="ID …", help="The servers' ids; all go at once.", show_default=False
+        ),
     ],
     *,
     cluster: ClusterOption = DEFAULT_CLIENTS,
