@@ -1199,7 +1199,7 @@ class PaxosServer(BurstActor):
     def on_sealed(self, sealed: Sealed, sender: ServerId) -> None:
         """Somebody knows where an epoch ended: get there, and open the next if we are to (M10)."""
         epoch, late = self.configuration.epoch, self.catching_up
-        if not 0 < sealed.slot < NUMBER_LIMIT or sealed.epoch - epoch > MAX_EPOCHS_AHEAD:
+        if not 0 < sealed.slot < NUMBER_LIMIT:
             self._oddities.malformed(sealed, sender)
             return
         if sealed.epoch >= epoch:
@@ -1226,9 +1226,8 @@ class PaxosServer(BurstActor):
             sealed = Sealed(configuration.epoch - 1, configuration.sealed_at)
             self._outbox.send(sender, sealed)
             return
-        if epoch - configuration.epoch > MAX_EPOCHS_AHEAD:
+        if epoch - configuration.epoch > MAX_EPOCHS_AHEAD:  # it is asked all the same
             self._oddities.number(sender, "epoch", epoch)
-            return
         late.outsiders.add(sender)
         if self._now >= late.meets_at:
             late.meets_at = self._now + self.settings.retransmit_interval

@@ -32,7 +32,8 @@ MAX_SLOTS_AHEAD = 1 << 16
 """Nothing is accepted further beyond the chosen prefix: a later leader has to fill all the slots
 between, one by one. A server that late catches up before it accepts again."""
 MAX_EPOCHS_AHEAD = 1 << 16
-"""Nobody is asked about an epoch further beyond one's own: seven years of one an hour."""
+"""A started server does not wait for whoever seems to be in an epoch further beyond its own: it may
+be a damaged frame. Seven years of one an hour."""
 MAX_COUNT_JUMP = 1 << 16
 """One message raises by at most so much what is remembered of a server's commits: a made-up count
 is overtaken by the true one within so many commits, and a true one is believed within moments."""
