@@ -21,6 +21,7 @@ from tests.search.bugs.coordination import COORDINATION
 from tests.search.bugs.digests import DIGESTS, DigestBug
 from tests.search.bugs.making import MAKING
 from tests.search.bugs.objects import OBJECTS, ObjectBug
+from tests.search.bugs.rarities import RARITIES
 from tests.search.planted import PLANTED, PlantedBug
 from tests.search.starts import MAKING_STARTS, STARTS
 from tests.search.walks import walk
@@ -74,6 +75,9 @@ def hunt(bug: PlantedBug, seeds: int, *, search: bool = True) -> Caught:
             return caught
         if bug in COORDINATION:
             caught.special = _simulate(caught, seeds, about_coordination=True)
+            return caught
+        if bug in RARITIES:
+            caught.special = _simulate(caught, seeds, about_rarities=True)
             return caught
         if search:
             _search(caught, making=bug in MAKING)
@@ -132,7 +136,14 @@ def main(arguments: list[str] | None = None) -> int:
           "| wrong machines, bounds |")  # fmt: skip
     print("|---|---|---|---|---|---|")
     escaped, hunted = 0, 0
-    for bug in [*PLANTED, *MAKING, *BOUNDS, *COORDINATION, *(special.bug for special in SPECIAL)]:
+    for bug in [
+        *PLANTED,
+        *MAKING,
+        *BOUNDS,
+        *COORDINATION,
+        *RARITIES,
+        *(special.bug for special in SPECIAL),
+    ]:
         if chosen.bug and chosen.bug not in bug.name:
             continue
         caught = hunt(bug, chosen.seeds, search=not chosen.no_search)

@@ -25,7 +25,7 @@ from tests.simulation.runner import Outcome, run
 TRACE_LINES = 200
 """Of a failing run so many of the last lines are shown, unless all are asked for."""
 
-MATTERS = ("leases", "bounds", "coordination", "members")
+MATTERS = ("leases", "bounds", "coordination", "members", "rarities")
 """What all runs may be about (`draw_plan`)."""
 
 OK, FAILED, USAGE = 0, 1, 2

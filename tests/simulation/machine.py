@@ -161,9 +161,12 @@ class DiskWorld(Protocol):
     def room(self) -> int:
         """Bytes that the log may still take."""
 
-    @property
-    def crash_point(self) -> str:
+    def crash_point(self, disk: SimulatedDisk) -> str:
         """Where in the next sync the process dies, "before" or "after"; "" if it does not."""
+
+    @property
+    def bad_snapshots(self) -> str:
+        """What goes wrong with snapshots just now; "" if nothing does."""
 
 
 class SimulatedDisk:
@@ -252,7 +255,7 @@ class SimulatedDisk:
         self._inner.discard_to(slot)
 
     def commit(self) -> None:
-        point = self._world.crash_point
+        point = self._world.crash_point(self)
         if point == "before":
             raise SimulatedCrash
         self._world.on_sync()
@@ -323,6 +326,9 @@ class SimulatedDisk:
     def poll_snapshot(self) -> SnapshotInfo | None:
         if not self._world.snapshot_ready():
             return None
+        if self._world.bad_snapshots == "unwritten":
+            ready, self._inner._ready = self._inner._ready, None  # (its image is never read)
+            return None if ready is not None else self._inner.poll_snapshot()
         info = self._inner.poll_snapshot()
         if info is not None:
             self._lazy.append((self._watch.on_snapshot_durable, info.slot))
@@ -332,6 +338,12 @@ class SimulatedDisk:
         return self._inner.read_snapshot(slot, offset, size)
 
     def receive_snapshot(self, info: SnapshotInfo, offset: int, data: bytes) -> int:
+        trouble = self._world.bad_snapshots
+        if trouble == "no room":
+            self._inner._incoming = None
+            return -1
+        if trouble == "damaged" and data:
+            data = bytes((data[0] ^ 1,)) + data[1:]
         return self._inner.receive_snapshot(info, offset, data)
 
     def adopt_snapshot(self, info: SnapshotInfo) -> bytes | None:

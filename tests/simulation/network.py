@@ -10,6 +10,7 @@ from paxon.actors import ServerId
 from paxon.actors.messages import PeerMessage, ServerReply
 from tests.quiet import QuietNetwork
 from tests.simulation.about.bounds import UnreadFrames
+from tests.simulation.about.rarities import KeptFrames
 from tests.simulation.plan import NetworkPlan
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class SimulatedNetwork:
         schedule: Callable[[float, Deliver, object], None],
     ) -> None:
         self.plan = plan
+        self.kept: KeptFrames | None = None
+        """Frames that may come again, whenever a fault wants it."""
         self._random = random.random
         self._schedule = schedule
         self.drop = plan.drop
@@ -57,6 +60,8 @@ class SimulatedNetwork:
             return False
         plan = self.plan
         self._arrive(link, at, deliver, frame, ordered=plan.ordered or stream)
+        if twice and self.kept is not None:
+            self.kept.keep(link, deliver, frame)
         if twice and plan.duplicate and self._random() < plan.duplicate:
             self.duplicated += 1
             late = at + plan.latency + self._random() * plan.ghost_time

@@ -25,6 +25,7 @@ from paxon.transport import Burst, BurstInbox, ForeignCluster
 from tests.invariants import ClusterWatch, DiskBooks, InvariantBroken
 from tests.protocol.watched import tap_leases
 from tests.simulation.about.bounds import UnreadFrames
+from tests.simulation.about.rarities import MOMENTS
 from tests.simulation.machine import (
     SimulatedClock,
     SimulatedCrash,
@@ -74,7 +75,10 @@ class Node:
         self._timer_at = float("inf")
         self._life = 0
         # Faults in force:
-        self.crash_point = ""
+        self.falls = ("", "")
+        """What the commit stores in which its process dies (`MOMENTS`; "": any), and where."""
+        self._falls_now = False
+        self.bad_snapshots = ""
         self.sync_time = world.plan.network.sync
         self.service_time = world.plan.network.service
         self.disk_full = False
@@ -208,7 +212,8 @@ class Node:
         if server is None:
             return
         self.world.note(self.id, "crashes (%s)", why)
-        self.crash_point = ""
+        self.falls = ("", "")
+        self._falls_now = False
         self.elapsed = 0.0  # (the step at hand is not at hand any more)
         self._burst = Burst()
         self.disk.crash()
@@ -330,6 +335,8 @@ class Node:
         if self._survives(server.step, burst):
             self.watch.after_step(self.id, server)
             self._after_step()
+            if self._falls_now:
+                self.world.down(self, "when all was sent")
 
     def _after_step(self) -> None:
         server, world = self.server, self.world
@@ -433,6 +440,13 @@ class Node:
         if self.disk_full:
             raise StorageError("the disk is full")
         self.elapsed += self.sync_time * (0.5 + self.random.random())
+
+    def crash_point(self, disk: SimulatedDisk) -> str:
+        what, where = self.falls
+        if what and not MOMENTS[what](disk):
+            return ""
+        self._falls_now = where == "sent"
+        return "" if self._falls_now else where
 
     def on_snapshot_begun(self) -> None:
         self._snapshot_at = self.world.now + self.random.random() * 20 * self.sync_time

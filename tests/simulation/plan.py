@@ -17,6 +17,7 @@ from paxon.actors.settings import PolicyName
 from tests.simulation.about.bounds import draw_bounds
 from tests.simulation.about.coordination import CoordinationPlan, draw_coordination
 from tests.simulation.about.membership import draw_membership
+from tests.simulation.about.rarities import FAULTS, draw_rarities
 from tests.simulation.about.variety import draw_changes, draw_own
 
 __all__ = ["Fault", "Plan", "NetworkPlan", "ClientPlan", "FAULT_KINDS", "draw_plan"]
@@ -26,11 +27,11 @@ FAULT_KINDS = (
     "isolate", "cut_one_way", "cut_two_way", "bridge", "stall", "disconnect", "lossy",
     "slow_disk", "full_disk", "slow_server", "jump_clock", "leap", "lose_disk",
     "restart_client", "suspend", "drift", "sever", "change", "transfer", "little_room",
-    "restored",
+    "restored", *FAULTS,
 )  # fmt: skip
 """Every kind of fault that is scheduled; the network's own faults are rates in `NetworkPlan`."""
 
-UNCOMMON = ("change", "transfer", "little_room", "restored")
+UNCOMMON = ("change", "transfer", "little_room", "restored", *FAULTS)
 """Those that are drawn apart from all others."""
 EARLY_KINDS = (
     "crash", "crash_before_sync", "crash_after_sync", "crash_all", "pause", "partition", "isolate",
@@ -90,6 +91,8 @@ class NetworkPlan(msgspec.Struct):
     """What a server takes for a burst."""
     sync: float = 0.0002
     """What a sync of the disk takes, usually."""
+    kept: int = 0
+    """So many of all frames that were delivered may come again, any time later (`replay`)."""
 
 
 class ClientPlan(msgspec.Struct):
@@ -170,6 +173,7 @@ def draw_plan(
     about_bounds: bool | None = None,
     about_coordination: bool | None = None,
     about_members: bool | None = None,
+    about_rarities: bool | None = None,
 ) -> Plan:
     """The plan of a seed; it may be asked for as one about leases, bounds and the like."""
     random = Random(f"plan {seed}")
@@ -206,6 +210,7 @@ def draw_plan(
     plan.faults += _draw_little_room(plan) + _draw_restored(plan)
     plan.own = draw_own(plan)
     plan.faults += draw_changes(plan, Fault)
+    plan.faults += draw_rarities(plan, about_rarities, Fault)
     plan.faults.sort(key=lambda fault: fault.step)
     return plan
 

@@ -127,7 +127,7 @@ def _heal(world: World) -> None:
     servers = [n.server for n in world.nodes.values() if n.server is not None]
     members = world.watch.epochs.last.servers
     servers = [server for server in servers if server.settings.server in members]
-    if world.plan.demands_progress:
+    if world.plan.demands_progress and "MAX_COUNT_JUMP" not in world.plan.bounds:  # (else slowly)
         # (One that was made a member since then may not know of it yet.)
         world.watch.check_handed_on([server for server in servers if server.is_member], told)
     world.watch.check_states(n.server for n in world.nodes.values() if n.server is not None)

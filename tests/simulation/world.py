@@ -31,6 +31,7 @@ from tests.simulation.about.membership import (
     was_member,
 )
 from tests.simulation.about.pairs import Pairs
+from tests.simulation.about.rarities import MOMENTS, PLACES, KeptFrames
 from tests.simulation.about.variety import new_values
 from tests.simulation.client import SimulatedClient
 from tests.simulation.machine import SimulatedDisk
@@ -72,6 +73,8 @@ class World:
         self.restored = False
         """… and whether such a one has been started."""
         self.network = SimulatedNetwork(plan.network, Random(f"network {plan.seed}"), self.schedule)
+        if plan.network.kept:
+            self.network.kept = KeptFrames(plan.network.kept, Random(f"kept {plan.seed}"))
         self.addresses = {server: f"sim-{server}" for server in ids}
         self.coordinators: dict[int, Coordinator] = {}
         self.nodes = {
@@ -219,10 +222,32 @@ class World:
         self._later(fault, self.start_node, node)
 
     def _fault_crash_before_sync(self, fault: Fault) -> None:
-        self._node(fault).crash_point = "before"
+        self._node(fault).falls = ("", "before")
 
     def _fault_crash_after_sync(self, fault: Fault) -> None:
-        self._node(fault).crash_point = "after"
+        self._node(fault).falls = ("", "after")
+
+    def _fault_crash_at(self, fault: Fault) -> None:
+        """Servers fall in the next commit of each that stores this, whenever that is."""
+        one, what = self._node(fault), sorted(MOMENTS)[int(fault.amount * 100) % len(MOMENTS)]
+        for node in self.nodes.values():
+            if node is one or (fault.amount < 0.5 and fault.group >> node.id & 1):
+                node.falls = (what, PLACES[int(fault.amount * 10_000) % len(PLACES)])
+
+    def _fault_replay(self, fault: Fault) -> None:
+        """Copies of frames come, to or from a server or of any link, however old."""
+        if self.network.kept is None:
+            return
+        place = self._node(fault).id if fault.group & 2 else 0
+        for deliver, frame in self.network.kept.come_back(place, fault.amount):
+            self.faults["frames_back"] += 1
+            self.schedule(self.now + fault.seconds * fault.amount / 50, deliver, frame)
+
+    def _fault_bad_snapshots(self, fault: Fault) -> None:
+        """For a while no snapshot is taken, or none is taken over."""
+        troubles = ("unwritten", "no room", "damaged")
+        self._node(fault).bad_snapshots = troubles[int(fault.amount * 100) % 3]
+        self._later(fault, self._mend, self._node(fault))
 
     def _fault_crash_all(self, fault: Fault) -> None:
         for node in self.nodes.values():
@@ -350,6 +375,7 @@ class World:
         assert isinstance(node, Node)
         node.disk_full = False
         node.room = PLENTY
+        node.bad_snapshots = ""
         node.sync_time = self.plan.network.sync
         node.service_time = self.plan.network.service
 
@@ -587,7 +613,7 @@ class World:
         self.plan.bounds.pop("unread_seconds", None)
         for node in self.nodes.values():
             self._mend(node)
-            node.crash_point = ""
+            node.falls = ("", "")
             while node.asleep:
                 node.wake_up(0.0)
             while node.paused:

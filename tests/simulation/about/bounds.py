@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from paxon.actors.limits import allowances, turns
 from paxon.transport.outgoing import LargeFrames
+from tests.simulation.about.rarities import LIMITS
 
 if TYPE_CHECKING:
     from tests.simulation.plan import Plan
@@ -89,7 +90,7 @@ def draw_bounds(plan: Plan, wanted: bool | None) -> None:
 def bounded(bounds: dict[str, int | float]) -> Iterator[None]:
     """While it lasts servers have these bounds."""
     changed: list[tuple[ModuleType, str, object]] = []
-    for name in BOUNDS.keys() & bounds.keys():
+    for name in (BOUNDS | LIMITS).keys() & bounds.keys():
         places = _places(name)
         assert places, f"no bound {name}: tests/simulation/about/bounds.py is of an earlier day"
         for module in places:

@@ -1,0 +1,63 @@
+"""Bugs that show only where something rare happens (tests/simulation/about/rarities.py)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from paxon.actors import Ballot
+from paxon.actors.disk.memory_storage import MemoryStorage
+from paxon.actors.disk.storage import SnapshotInfo
+from paxon.actors.limits.bounds import RoundGuard
+from paxon.actors.log import SlotLog
+from paxon.actors.records import catching_up
+from paxon.actors.records.catching_up import CatchingUp
+from tests.search.planted import Original, PlantedBug, always, planted
+
+__all__ = ["RARITIES"]
+
+RARITIES: list[PlantedBug] = []
+
+
+def _plant(name: str, description: str, *patches: Any) -> None:
+    RARITIES.append(planted(name, description, *patches))
+
+
+def _unchecked(_original: Original) -> Any:
+    def finish(self: MemoryStorage, info: SnapshotInfo) -> bytes | None:
+        image = bytes(self._received) if info == self._incoming else b""
+        self._incoming, self._received = None, bytearray()
+        self._images[info.slot] = (info, image)
+        return image
+
+    return finish
+
+
+_plant(
+    "a damaged snapshot is taken over",
+    "the checksum of a snapshot that has come is not compared",
+    (MemoryStorage, "_finish_received", _unchecked),
+)
+
+
+_plant(
+    "a ballot out of reach is never come nearer to",
+    "who is too many rounds behind follows nobody, however long the others insist",
+    (RoundGuard, "step_towards", always(None)),
+)
+
+
+def _only_near(original: Original) -> Any:
+    def note_commit(
+        self: CatchingUp, commit: int, ballot: Ballot, sender: int, log: SlotLog
+    ) -> None:
+        if commit - log.chosen_to <= catching_up.MAX_SLOTS_AHEAD:
+            original(self, commit, ballot, sender, log)
+
+    return note_commit
+
+
+_plant(
+    "a commit index out of reach is not heard",
+    "who is too many slots behind to accept what is proposed does not catch up either",
+    (CatchingUp, "note_commit", _only_near),
+)

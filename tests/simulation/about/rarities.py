@@ -1,0 +1,107 @@
+"""What almost never happens: moments that chance would take a hundred thousand runs to meet.
+
+- Frames come back: copies of what was sent at any time, to a server's later lives and epochs too.
+- Servers fall in the very commit that stores an end of an epoch, a CONFIG, a promise, a lease or a
+  snapshot, or once they have told of it; several of them do at once.
+- Snapshots arrive damaged, find no room, or cannot be written.
+- Numbers are near their limits (docs/design/numbers.md): the limits are a few rounds, slots, epochs
+  or commits away instead of thousands.
+
+Drawn apart from the rest of a plan, so that the other seeds keep all else.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import TYPE_CHECKING
+
+from paxon.actors.records.configuration import is_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.simulation.machine import SimulatedDisk
+    from tests.simulation.network import Deliver
+    from tests.simulation.plan import Fault, Plan
+
+__all__ = ["FAULTS", "LIMITS", "MOMENTS", "PLACES", "KeptFrames", "draw_rarities"]
+
+SHARE = 0.2
+"""So many of all runs have some of this."""
+
+FAULTS = ("replay", "crash_at", "bad_snapshots")
+"""The kinds of faults that only such runs have."""
+
+LIMITS: dict[str, tuple[int | float, ...]] = {
+    "MAX_ROUND_JUMP": (4, 20),
+    "FAR_PERSISTS": (0.02,),  # (a candidate must not raise its ballot faster than it is followed)
+    "MAX_SLOTS_AHEAD": (2, 5),
+    "MAX_EPOCHS_AHEAD": (1, 2),
+    "MAX_COUNT_JUMP": (1, 3, 20),
+    "MOST_BEHIND": (1, 4),
+    "OWN_SLOT_SECONDS": (0.05, 0.5),
+    "MOST_PATIENCE": (0, 1),
+}
+"""Constants of the servers, and what may be drawn for each."""
+
+MOMENTS: dict[str, Callable[[SimulatedDisk], bool]] = {
+    "seal": lambda disk: bool(disk._seals),
+    "config": lambda disk: any(is_config(value) for _, _, value in disk._rows),
+    "promise": lambda disk: disk._promise is not None,
+    "snapshot": lambda disk: disk._inner._marks.snapshot != disk.durable.snapshot,
+    "lease": lambda disk: disk._inner._marks.lease != disk.durable.lease,
+}
+"""What a commit stores, in which a server falls …"""
+PLACES = ("before", "after", "sent")
+"""… before it is durable, after that, or when all has been sent that waited for it."""
+
+
+def draw_rarities(plan: Plan, wanted: bool | None, fault: type[Fault]) -> list[Fault]:
+    """Perhaps make it a run in which rare things happen."""
+    random = Random(f"rarities {plan.seed}")
+    chance = random.random() < SHARE
+    if not (chance if wanted is None else wanted):
+        return []
+    kinds = [kind for kind in FAULTS if random.random() < 0.6]
+    if random.random() < 0.5 or not kinds:
+        for name, values in LIMITS.items():
+            if random.random() < 0.4:
+                plan.bounds[name] = random.choice(values)
+        if "MAX_ROUND_JUMP" in plan.bounds:
+            plan.bounds["FAR_PERSISTS"] = LIMITS["FAR_PERSISTS"][0]
+    if "replay" in kinds:
+        plan.network.kept = random.choice((30, 300))
+    machines, found = plan.servers + plan.spare, []
+    gap = random.choice((20, 60, 150)) * plan.servers / 3
+    step = int(random.expovariate(1 / gap))
+    while kinds and step < plan.steps:
+        kind, server = random.choice(kinds), random.choice((0, random.randint(1, machines)))
+        seconds, amount = round(random.uniform(0.05, 1.5), 4), round(random.random(), 4)
+        group = random.getrandbits(machines) << 1
+        found.append(fault(step, kind, server, seconds, amount, group))
+        step += 1 + int(random.expovariate(1 / gap))
+    return found
+
+
+class KeptFrames:
+    """Frames that the network has delivered once, any of which may come again."""
+
+    def __init__(self, most: int, random: Random) -> None:
+        self._most = most
+        self._random = random
+        self._seen = 0
+        self._frames: list[tuple[tuple[int, int], Deliver, object]] = []
+
+    def keep(self, link: tuple[int, int], deliver: Deliver, frame: object) -> None:
+        """Remember some of all that was ever sent, each as likely as any other."""
+        self._seen += 1
+        if len(self._frames) < self._most:
+            self._frames.append((link, deliver, frame))
+        elif (place := self._random.randrange(self._seen)) < self._most:
+            self._frames[place] = (link, deliver, frame)
+
+    def come_back(self, place: int, amount: float) -> list[tuple[Deliver, object]]:
+        """Some frames to or from a place, or of any link (0)."""
+        fitting = [kept for kept in self._frames if not place or place in kept[0]]
+        count = min(len(fitting), 1 + int(amount * amount * 60))
+        return [(deliver, frame) for _, deliver, frame in self._random.sample(fitting, count)]

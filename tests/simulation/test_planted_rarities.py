@@ -1,0 +1,69 @@
+"""What almost never happens: bugs that show in such runs alone, and what these runs consist of."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from loguru import logger
+
+from paxon.actors.limits import bounds
+from tests.search.bugs.rarities import RARITIES
+from tests.search.planted import PlantedBug
+from tests.simulation.about.bounds import bounded
+from tests.simulation.about.rarities import FAULTS, LIMITS, KeptFrames
+from tests.simulation.plan import Plan, draw_plan
+from tests.simulation.runner import run
+
+SEEDS = 30
+CAUGHT_BY = {
+    "a damaged snapshot is taken over": (12, "no failure"),
+    "a ballot out of reach is never come nearer to": (71, "progress"),
+    "a commit index out of reach is not heard": (5, "progress"),
+}
+"""The first seed to try, and the predicate that is broken there."""
+
+
+def rare(seed: int) -> Plan:
+    return draw_plan(seed, 1000, about_rarities=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", RARITIES, ids=lambda bug: bug.name.replace(" ", "-"))
+def test_a_bug_that_shows_only_where_something_rare_happens_is_caught(bug: PlantedBug) -> None:
+    first, predicate = CAUGHT_BY[bug.name]
+    broken = ""
+    with bug.apply():
+        for seed in range(first, first + SEEDS):
+            broken = run(rare(seed)).broken
+            logger.disable("paxon")
+            if broken:
+                break
+    logger.enable("paxon")
+    assert broken == predicate
+
+
+@pytest.mark.slow
+def test_runs_about_what_is_rare_have_all_of_it() -> None:
+    plans = [rare(seed) for seed in range(40)]
+    assert {fault.kind for plan in plans for fault in plan.faults} >= set(FAULTS)
+    assert {name for plan in plans for name in plan.bounds} >= set(LIMITS)
+    outcomes = [run(plan) for plan in plans[:6]]
+    assert not any(outcome.broken for outcome in outcomes)
+    assert sum(outcome.faults.get("frames_back", 0) for outcome in outcomes) > 50
+
+
+def test_limits_are_small_for_the_run_alone() -> None:
+    with bounded({"MAX_SLOTS_AHEAD": 2}):
+        assert bounds.MAX_SLOTS_AHEAD == 2
+    assert bounds.MAX_SLOTS_AHEAD > 2
+
+
+def test_any_frame_that_was_ever_sent_may_come_back() -> None:
+    kept = KeptFrames(10, Random(1))
+    for number in range(1000):
+        kept.keep((1 + number % 3, 4), lambda _: None, number)
+    back = [frame for _, frame in kept.come_back(0, 1.0)]
+    assert len(back) == 10
+    assert any(isinstance(frame, int) and frame < 500 for frame in back)
+    assert all(isinstance(frame, int) and frame % 3 == 1 for _, frame in kept.come_back(2, 1.0))
