@@ -189,6 +189,10 @@ class SimulatedDisk:
         self._seals: list[Configuration] = []
         self._lazy: list[tuple[Callable[[ServerId, int], None], int]] = []
 
+    def belong_to(self, world: DiskWorld, watch: ClusterWatch) -> None:
+        """It is in another machine from now on."""
+        self._world, self._watch = world, watch
+
     @property
     def created(self) -> bool:
         return self._inner.created

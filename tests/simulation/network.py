@@ -32,7 +32,7 @@ class SimulatedNetwork:
         schedule: Callable[[float, Deliver, object], None],
     ) -> None:
         self.plan = plan
-        self.kept: KeptFrames | None = None
+        self.kept = KeptFrames(plan.kept, Random(f"kept {random.random()}")) if plan.kept else None
         """Frames that may come again, whenever a fault wants it."""
         self._random = random.random
         self._schedule = schedule

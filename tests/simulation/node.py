@@ -131,9 +131,14 @@ class Node:
         self.watch.disks[self.id].old = old
         self.watch.disks[self.id].behind = copy.epoch < self.watch.epochs.last.epoch
 
+    def may_take_back(self) -> bool:
+        """Whether a disk was taken for lost, and another has its place by now."""
+        replaced = self.watch.disks[self.id].replaced
+        return self.lost is not None and self.newest is None and not replaced
+
     def take_back(self) -> bool:
         """Start on the disk that was taken for lost, though another has its place by now."""
-        if self.lost is None or self.newest is not None or self.watch.disks[self.id].replaced:
+        if not self.may_take_back() or self.lost is None:
             return False
         self.crash("a disk that was lost is found")
         self.away = (self.disk, self.watch.disks[self.id])
@@ -401,8 +406,8 @@ class Node:
         for server in servers:
             if not unread.takes(server, frame):
                 continue
-            target = world.nodes[server]
-            world.network.transmit(self.id, server, at, target.deliver_peer, frame, twice=True)
+            for target in world.at(server):
+                world.network.transmit(self.id, server, at, target.deliver_peer, frame, twice=True)
 
     def transmit_reply(
         self, client: bytes, messages: Sequence[ServerReply], unread: UnreadFrames

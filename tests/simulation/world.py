@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from random import Random
 from typing import Any, cast
@@ -31,7 +31,7 @@ from tests.simulation.about.membership import (
     was_member,
 )
 from tests.simulation.about.pairs import Pairs
-from tests.simulation.about.rarities import MOMENTS, PLACES, KeptFrames
+from tests.simulation.about.rarities import MOMENTS, PLACES
 from tests.simulation.about.variety import new_values
 from tests.simulation.client import SimulatedClient
 from tests.simulation.machine import SimulatedDisk
@@ -39,6 +39,7 @@ from tests.simulation.network import SimulatedNetwork
 from tests.simulation.node import CLUSTER, Node
 from tests.simulation.plan import LEADER, Fault, Plan
 from tests.simulation.trace import Trace
+from tests.simulation.twin import Twin
 
 __all__ = ["World"]
 
@@ -73,10 +74,10 @@ class World:
         self.restored = False
         """… and whether such a one has been started."""
         self.network = SimulatedNetwork(plan.network, Random(f"network {plan.seed}"), self.schedule)
-        if plan.network.kept:
-            self.network.kept = KeptFrames(plan.network.kept, Random(f"kept {plan.seed}"))
         self.addresses = {server: f"sim-{server}" for server in ids}
         self.coordinators: dict[int, Coordinator] = {}
+        self.twins: dict[int, Twin] = {}
+        """Directories that have lost their place and run all the same, by their id."""
         self.nodes = {
             server: Node(self, server, self._settings(server, members), rate)
             for server, rate in zip(ids, plan.clock_rates, strict=True)
@@ -186,6 +187,9 @@ class World:
     def down(self, node: Node, why: str) -> None:
         """A process died of something: somebody starts it again a little later."""
         node.crash(why)
+        if isinstance(node, Twin):
+            self._end_twin(node)
+            return
         if node.away is not None:
             node.give_back()
         elif "is an old copy" in why:
@@ -198,6 +202,9 @@ class World:
     def retire(self, node: Node) -> None:
         """A server was taken out of the cluster: its machine is there for another one."""
         self.faults["retired"] += 1
+        if isinstance(node, Twin):
+            self._end_twin(node)
+            return
         if node.away is not None:
             node.give_back()
         else:
@@ -209,6 +216,11 @@ class World:
         for node in self.nodes.values():
             if node.id != server and (server, node.id) not in self.network.cut:
                 self.schedule(self.now + self.plan.network.latency, node.lose_connection, server)
+
+    def at(self, server: int) -> Sequence[Node]:
+        """The machines that a frame for a server comes to."""
+        node = self.nodes[server]
+        return self.twins[server].receivers(node) if server in self.twins else (node,)
 
     def start_node(self, node: object) -> None:
         assert isinstance(node, Node)
@@ -246,8 +258,9 @@ class World:
     def _fault_bad_snapshots(self, fault: Fault) -> None:
         """For a while no snapshot is taken, or none is taken over."""
         troubles = ("unwritten", "no room", "damaged")
-        self._node(fault).bad_snapshots = troubles[int(fault.amount * 100) % 3]
-        self._later(fault, self._mend, self._node(fault))
+        for node in self.nodes.values() if fault.group & 2 else (self._node(fault),):
+            node.bad_snapshots = troubles[int(fault.amount * 100) % 3]
+            self._later(fault, self._mend, node)
 
     def _fault_crash_all(self, fault: Fault) -> None:
         for node in self.nodes.values():
@@ -419,6 +432,23 @@ class World:
                 self._later(fault, self._give_back, node)
                 return
 
+    def _fault_twin(self, fault: Fault) -> None:
+        """A disk that was taken for lost runs under its id beside the one that has its place."""
+        old = any(node.newest is not None for node in self.nodes.values())
+        for node in () if old else self.nodes.values():
+            if node.may_take_back() and node.id not in self.twins:
+                self.faults["twins"] += 1
+                twin = self.twins[node.id] = Twin(self, node)
+                self.start_node(twin)
+                self._later(fault, self._end_twin, twin)
+                return
+
+    def _end_twin(self, twin: object) -> None:
+        assert isinstance(twin, Twin)
+        twin.crash("it is switched off")
+        if self.twins.get(twin.id) is twin:
+            del self.twins[twin.id]
+
     def _give_back(self, node: object) -> None:
         assert isinstance(node, Node)
         node.give_back()
@@ -539,7 +569,7 @@ class World:
         stale = copy.count < node.disk.count and was_member(self, node, copy)
         if not copy.load().in_force:  # (then it is refused, too: actors/records/making.py)
             return
-        if node.away is not None:
+        if node.away is not None or self.twins:
             return
         if self.healing or node.newest is not None or copy.incarnation != node.disk.incarnation:
             return
@@ -611,6 +641,8 @@ class World:
         self.healing = True
         self.network.calm()
         self.plan.bounds.pop("unread_seconds", None)
+        for twin in list(self.twins.values()):
+            self._end_twin(twin)
         for node in self.nodes.values():
             self._mend(node)
             node.falls = ("", "")

@@ -3,6 +3,7 @@
 - Frames come back: copies of what was sent at any time, to a server's later lives and epochs too.
 - Servers fall in the very commit that stores an end of an epoch, a CONFIG, a promise, a lease or a
   snapshot, or once they have told of it; several of them do at once.
+- A directory that has lost its place runs beside the one that has it (tests/simulation/twin.py).
 - Snapshots arrive damaged, find no room, or cannot be written.
 - Numbers are near their limits (docs/design/numbers.md): the limits are a few rounds, slots, epochs
   or commits away instead of thousands.
@@ -29,7 +30,7 @@ __all__ = ["FAULTS", "LIMITS", "MOMENTS", "PLACES", "KeptFrames", "draw_rarities
 SHARE = 0.2
 """So many of all runs have some of this."""
 
-FAULTS = ("replay", "crash_at", "bad_snapshots")
+FAULTS = ("replay", "crash_at", "bad_snapshots", "twin")
 """The kinds of faults that only such runs have."""
 
 LIMITS: dict[str, tuple[int | float, ...]] = {
@@ -78,6 +79,9 @@ def draw_rarities(plan: Plan, wanted: bool | None, fault: type[Fault]) -> list[F
         kind, server = random.choice(kinds), random.choice((0, random.randint(1, machines)))
         seconds, amount = round(random.uniform(0.05, 1.5), 4), round(random.random(), 4)
         group = random.getrandbits(machines) << 1
+        if kind == "twin":  # some disk has to be lost before
+            found.append(fault(step, "lose_disk", server, seconds / 3, amount, group))
+            step += random.choice((20, 60, 120))
         found.append(fault(step, kind, server, seconds, amount, group))
         step += 1 + int(random.expovariate(1 / gap))
     return found
