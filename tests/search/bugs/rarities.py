@@ -7,9 +7,9 @@ from typing import Any
 from paxon.actors import Ballot
 from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import SnapshotInfo
+from paxon.actors.limits import bounds
 from paxon.actors.limits.bounds import RoundGuard
 from paxon.actors.log import SlotLog
-from paxon.actors.records import catching_up
 from paxon.actors.records.catching_up import CatchingUp
 from tests.search.planted import Original, PlantedBug, always, planted
 
@@ -50,7 +50,7 @@ def _only_near(original: Original) -> Any:
     def note_commit(
         self: CatchingUp, commit: int, ballot: Ballot, sender: int, log: SlotLog
     ) -> None:
-        if commit - log.chosen_to <= catching_up.MAX_SLOTS_AHEAD:
+        if commit - log.chosen_to <= bounds.MAX_SLOTS_AHEAD:
             original(self, commit, ballot, sender, log)
 
     return note_commit
