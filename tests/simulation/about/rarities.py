@@ -36,7 +36,7 @@ FAULTS = ("replay", "crash_at", "bad_snapshots", "twin")
 LIMITS: dict[str, tuple[int | float, ...]] = {
     "MAX_ROUND_JUMP": (4, 20),
     "FAR_PERSISTS": (0.02,),  # (a candidate must not raise its ballot faster than it is followed)
-    "MAX_SLOTS_AHEAD": (2, 5),
+    "MAX_SLOTS_AHEAD": (2, 5),  # (times the window: what is dropped comes again late)
     "MAX_EPOCHS_AHEAD": (1, 2),
     "MAX_COUNT_JUMP": (1, 3, 20),
     "MOST_BEHIND": (1, 4),
@@ -70,6 +70,8 @@ def draw_rarities(plan: Plan, wanted: bool | None, fault: type[Fault]) -> list[F
                 plan.bounds[name] = random.choice(values)
         if "MAX_ROUND_JUMP" in plan.bounds:
             plan.bounds["FAR_PERSISTS"] = LIMITS["FAR_PERSISTS"][0]
+        if "MAX_SLOTS_AHEAD" in plan.bounds:
+            plan.bounds["MAX_SLOTS_AHEAD"] *= plan.settings["window"]
     if "replay" in kinds:
         plan.network.kept = random.choice((30, 300))
     machines, found = plan.servers + plan.spare, []
