@@ -494,7 +494,7 @@ class ReplyStatus(IntEnum):
     OK = 0
     """Executed; the payload is the state machine's reply."""
     FAILED = 1
-    """The state machine raised; the payload is its message, the same on every server."""
+    """The state machine raised, on every server alike, or it cannot be now; the payload tells."""
     EXPIRED = 2
     """The session is unknown: it expired or never was. Not executed now; earlier tries may have."""
     OVERLOADED = 3

@@ -32,6 +32,7 @@ from paxon.actors.messages import (
 __all__ = ["Outbox", "in_frames"]
 
 MessageT = TypeVar("MessageT")
+_INVALID = ReplyStatus.INVALID
 
 
 class Outbox:
@@ -105,9 +106,11 @@ class Outbox:
         if not queued or type(queued[-1]) is not Overloaded:
             queued.append(Overloaded(round(retry_after * 1000), reason))
 
-    def refuse(self, client: ClientToken, number: int, reason: str) -> None:
-        """Refuse a client's request for what it says."""
-        self.reply(client, QueryReply(number, ReplyStatus.INVALID, reason.encode()))
+    def refuse(
+        self, client: ClientToken, number: int, reason: str, status: ReplyStatus = _INVALID
+    ) -> None:
+        """Refuse a client's request: for what it says, or (FAILED) because it cannot be now."""
+        self.reply(client, QueryReply(number, status, reason.encode()))
 
     def put_off(self, client: ClientToken, number: int, reason: str) -> None:
         """Refuse a client's request for a bound: it may come again."""

@@ -781,7 +781,7 @@ class PaxosServer(BurstActor):
         else:
             heir = self.hand_over(request.to)
         if isinstance(heir, str):
-            self._outbox.refuse(client, request.id, heir)
+            self._outbox.refuse(client, request.id, heir, ReplyStatus.FAILED)
         else:
             self._outbox.reply(client, QueryReply(request.id, ReplyStatus.OK, b"%d" % heir))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -11,7 +12,7 @@ from paxon.actors.execution.agreed import NAMES, Number, check_values
 from paxon.actors.field_types import wrong_field
 from paxon.actors.limits.allowances import MAX_TRANSFER_BYTES
 
-__all__ = ["Settings", "SettingsError", "PolicyName"]
+__all__ = ["Settings", "SettingsError", "PolicyName", "of_each_server"]
 
 PolicyName = Literal["stable", "immediate", "random", "backoff"]
 
@@ -196,3 +197,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """Those given of the settings that the cluster agrees on, by name."""
         found = {name: getattr(self, name, None) for name in NAMES}
         return {name: value for name, value in found.items() if value is not None}
+
+
+def of_each_server(names: Iterable[str]) -> str:
+    """A sentence on the first of these that is not agreed on, but each server's own; "" if none."""
+    for name in names:
+        if name in Settings.__struct_fields__ and name not in NAMES:
+            return (
+                f"{name} is each server's own and not agreed on: set it in the cluster file, or by "
+                "a flag, and start that server again"
+            )
+    return ""

@@ -45,6 +45,7 @@ from paxon.actors.messages import (
 )
 from paxon.actors.parts.host import Host, Part
 from paxon.actors.records.reign import LITTLE_ROOM, Reign, answer_to
+from paxon.actors.settings import of_each_server
 
 __all__ = ["Reception"]
 
@@ -447,7 +448,8 @@ class Reception(Part):
             return
         agreed, limits = self._application.agreed, self._application.machine.limits
         if obstacle := (
-            check_values(change.values, limits)
+            of_each_server(change.values)
+            or check_values(change.values, limits)
             or check_rising(agreed, change.values, limits)
             or self._host._features.obstacle(change.values)
         ):

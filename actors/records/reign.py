@@ -315,7 +315,8 @@ class Reign:
             server: self._keeps_from_leading(server, alive, chosen_to) for server in self.followers
         }
         if wanted:
-            return obstacles.get(wanted, f"server {wanted} is no member of the cluster") or wanted
+            nobody = f"server {wanted} is no member of the cluster: see `paxon member list`"
+            return obstacles.get(wanted, nobody) or wanted
         able = [server for server, obstacle in obstacles.items() if not obstacle]
         if able:
             return max(able, key=lambda s: (self.followers[s].executed, self.followers[s].answered))
@@ -327,11 +328,11 @@ class Reign:
         """Why a follower should not be handed the lead; "" if it may."""
         follower = self.followers[server]
         if not follower.voter:
-            return f"server {server} has no vote"
+            return f"server {server} has no vote: `paxon member promote {server}` gives it one"
         if server not in alive or not follower.answered or follower.lost:
-            return f"server {server} has not been heard in this reign, or not of late"
+            return f"server {server} was not heard of late: see in `paxon status` whether it runs"
         if follower.short:
-            return f"the disk of server {server} is full"
+            return f"the disk of server {server} is full: make room"
         behind = chosen_to - follower.executed
         if behind > MOST_BEHIND:
             return f"server {server} is {behind:,} slots behind: wait until it has caught up"

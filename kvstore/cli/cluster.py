@@ -321,7 +321,7 @@ def _joining(
 
 def _reporter(plan: ServerPlan, form: LogFormat) -> Callable[[Report], None]:
     """Tells people on stderr that the server serves, or why it stops; never waits for them."""
-    from paxon.kvstore.cluster.logs import tell  # noqa: PLC0415
+    from paxon.kvstore.cluster.logs import named, tell  # noqa: PLC0415
 
     number, cluster = plan.entry.id, plan.settings.cluster
 
@@ -333,7 +333,7 @@ def _reporter(plan: ServerPlan, form: LogFormat) -> Callable[[Report], None]:
             )
             tell("INFO", sentence, form)
         else:
-            tell("ERROR", f"server {number}: {what.sentence}", form)
+            tell("ERROR", named(number, what.sentence), form)
 
     return report
 

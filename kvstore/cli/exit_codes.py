@@ -25,10 +25,11 @@ UNAVAILABLE = 5
 OUTCOME_UNKNOWN = 6
 
 TABLE = """Exit codes: 0 success; 1 failed (a port or directory in use, a full disk, refused by the
-state machine, something wrong in status, a lock lost); 2 wrong usage; 3 no such key, no leader;
-4 not as expected (cas, txn, lease), not to be had in time (lock, election); 5 unavailable: no
-answer in time, nothing was changed; 6 outcome unknown: no answer in time, the write may have taken
-effect; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP. lock and election pass on that of their command."""
+leader or the state machine, something wrong in status, a lock lost); 2 wrong usage; 3 no such key,
+no leader; 4 not as expected (cas, txn, lease), not to be had in time (lock, election); 5
+unavailable: no answer in time, nothing was changed; 6 outcome unknown: no answer in time, the write
+may have taken effect; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP. lock and election pass on that of their
+command."""
 """For `paxon --help`."""
 
 

@@ -100,7 +100,10 @@ class ClusterCalls:
     def transfer_leader(
         self, to: int | None = None, *, only_from: int | None = None, timeout: float | None = None
     ) -> int:
-        """Have server `to` lead, or the fittest, if `only_from` leads; returns who leads then."""
+        """Have server `to` lead, or the fittest, if `only_from` leads; returns who leads then.
+
+        Raises `OperationFailed` if it cannot, or nobody can; the text says why, and what to do.
+        """
         end = time.monotonic() + check_timeout(timeout, self._timeout)
         before = found = self._ask_who_leads(end)
         if before.server != to and only_from in (None, before.server):

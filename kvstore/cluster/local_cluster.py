@@ -54,7 +54,7 @@ from paxon.kvstore.cluster.local_files import (
     socket_directory,
     usable_path,
 )
-from paxon.kvstore.cluster.logs import check_log_level
+from paxon.kvstore.cluster.logs import check_log_level, named
 from paxon.kvstore.cluster.options import Durability, OptionError, check_etcd, parse_listen
 from paxon.kvstore.cluster.server_process import LOG_NAME
 from paxon.kvstore.cluster.status import ServerStatus, agreed_leader, ask_status
@@ -266,12 +266,10 @@ class LocalCluster:
                 return
             self._waiting_to_start(rows)
             if 2 * len(gone) >= len(rows):  # without a majority it never will be
-                raise ClusterError(f"server {gone[0].server}: {gone[0].reason}")
+                raise ClusterError(named(gone[0].server, gone[0].reason))
             if time.monotonic() >= end:
-                said = [
-                    f"server {row.server}: {row.reply.waits_for}" for row in waiting if row.reply
-                ]
-                said += [f"server {row.server}: {row.reason}" for row in gone]
+                said = [named(row.server, row.reply.waits_for) for row in waiting if row.reply]
+                said += [named(row.server, row.reason) for row in gone]
                 said += [f"server {row.server} does not answer" for row in silent]
                 raise ClusterError(
                     f"the cluster is not in force after {_FORCE_SECONDS:g} s: {'; '.join(said)}"

@@ -34,6 +34,7 @@ __all__ = [
     "check_log_level",
     "log_to_file",
     "log_to_stderr",
+    "named",
     "say",
     "tell",
     "flush_all",
@@ -90,6 +91,13 @@ _stderr = BackgroundWriter[str](
 def say(text: str) -> None:
     """Put a text, with its newline, on stderr, without waiting for whoever reads it."""
     _stderr.put(text)
+
+
+def named(server: int, sentence: str) -> str:
+    """What a server says, with its name before it, unless it begins with that itself."""
+    name = f"server {server}"
+    begins = sentence.startswith((f"{name} ", f"{name}'", f"{name}:"))
+    return sentence if begins else f"{name}: {sentence}"
 
 
 def tell(level: str, message: str, form: LogFormat) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from paxon.kvstore import Client, OutcomeUnknown, RequestTimeout
 from paxon.kvstore.cli import exit_codes
+from paxon.kvstore.cluster.logs import named
 from paxon.kvstore.errors import InvalidRequest, OperationFailed
 from tests.cluster.helpers import paxon_here
 from tests.kvstore.client.fake_cluster import SocketCluster
@@ -25,6 +26,14 @@ def test_of_errors() -> None:
     assert exit_codes.code_of(InvalidRequest("")) == exit_codes.USAGE
     assert exit_codes.code_of(OperationFailed("")) == exit_codes.FAILED
     assert exit_codes.code_of(OutcomeUnknown("")) == exit_codes.OUTCOME_UNKNOWN
+
+
+def test_a_server_that_names_itself_is_not_named_twice() -> None:
+    """As `paxon server` tells why it stops."""
+    for own in ("server 4 was taken out", "server 4's data directory is an old copy"):
+        assert named(4, own) == own
+    for other in ("server 40 made another cluster", "the port is in use"):
+        assert named(4, other) == f"server 4: {other}"
 
 
 def test_a_write_whose_outcome_is_unknown_and_a_read_without_one(servers: SocketCluster) -> None:

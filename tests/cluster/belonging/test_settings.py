@@ -147,6 +147,7 @@ def test_settings_are_changed_while_the_cluster_serves_and_outlive_restarts(
     ("arguments", "code", "text"),
     [
         (("set", "max_session", "5"), 2, "there is no agreed setting 'max_session'"),
+        (("set", "window", "5"), 2, "window is each server's own and not agreed on: set it in"),
         (("set", "max_sessions", "0"), 2, "max_sessions = 0: must be from 1 to 1000000"),
         (("set", "max_sessions", "1.5"), 2, "max_sessions = 1.5: must be a whole number"),
     ],

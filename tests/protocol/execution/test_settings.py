@@ -302,6 +302,7 @@ def test_a_change_by_way_of_the_leader() -> None:
     ("values", "text"),
     [
         ({"max_session": 5}, "there is no agreed setting 'max_session'; there are session_ttl"),
+        ({"max_sessions": 4, "window": 5}, "window is each server's own and not agreed on: set"),
         ({"max_sessions": 0}, "max_sessions = 0: must be from 1 to 1000000"),
         ({"max_sessions": 1.5}, "max_sessions = 1.5: must be a whole number"),
         ({"max_sessions": True}, "max_sessions = True: must be a whole number"),

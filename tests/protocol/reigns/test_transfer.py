@@ -28,6 +28,8 @@ from paxon.actors.records.reign import MOST_BEHIND
 from tests.harness import Cluster, reign_of
 from tests.protocol.watched import WatchedCluster
 
+UNHEARD = "FAILED server 3 was not heard of late: see in `paxon status` whether it runs"
+
 
 def leading(size: int = 3, **options: Any) -> Cluster:
     """Server 1 leads, all have answered a heartbeat, and its clients read by lease."""
@@ -230,8 +232,8 @@ def test_the_heir_tells_of_the_transfer_with_each_chunk_that_it_asks_for() -> No
 @pytest.mark.parametrize(
     ("to", "answer"),
     [
-        (7, "INVALID server 7 is no member of the cluster"),
-        (3, "INVALID server 3 has not been heard in this reign, or not of late"),
+        (7, "FAILED server 7 is no member of the cluster: see `paxon member list`"),
+        (3, UNHEARD),
         (1, "OK 1"),
         (0, "OK 2"),
     ],
@@ -251,7 +253,7 @@ def test_a_server_whose_connection_has_ended_is_no_heir_until_it_replies_again()
     cluster = leading()
     cluster.servers[1].on_connection_lost(3)
     answer = transfer(cluster, 3)
-    assert answer == "INVALID server 3 has not been heard in this reign, or not of late"
+    assert answer == UNHEARD
     cluster.pass_time(0.06)
     assert transfer(cluster, 3) == "OK 3"
 
@@ -260,7 +262,7 @@ def test_nobody_leads_who_is_far_behind() -> None:
     cluster = leading()
     reign_of(cluster.servers[1]).followers[3].executed = -MOST_BEHIND
     assert transfer(cluster, 3) == (
-        f"INVALID server 3 is {MOST_BEHIND + 2:,} slots behind: wait until it has caught up"
+        f"FAILED server 3 is {MOST_BEHIND + 2:,} slots behind: wait until it has caught up"
     )
     assert transfer(cluster) == "OK 2"
 
@@ -268,7 +270,7 @@ def test_nobody_leads_who_is_far_behind() -> None:
 def test_a_server_alone_hands_over_to_nobody() -> None:
     cluster = Cluster(1).start()
     cluster.lead(1)
-    assert transfer(cluster) == "INVALID there is no other server that could lead"
+    assert transfer(cluster) == "FAILED there is no other server that could lead"
     assert cluster.servers[1].on_local(HandOver()) == 0
     assert cluster.servers[1].role == "leader"
 
@@ -351,7 +353,8 @@ def test_a_leader_whose_members_change_hands_over_to_nobody() -> None:
 def test_a_learner_is_no_heir() -> None:
     cluster = leading()
     reign_of(cluster.servers[1]).followers[3].voter = False
-    assert transfer(cluster, 3) == "INVALID server 3 has no vote"
+    why = "server 3 has no vote: `paxon member promote 3` gives it one"
+    assert transfer(cluster, 3) == f"FAILED {why}"
     assert transfer(cluster) == "OK 2"
 
 
