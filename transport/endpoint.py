@@ -33,11 +33,12 @@ from paxon.transport.errors import (
     TransportError,
 )
 from paxon.transport.intake import (
+    FRAMING_BYTES,
     LOOK_SECONDS,
     Brake,
     Ledger,
     Share,
-    Unfinished,
+    Unread,
     check_count,
     check_sender,
     unexpected,
@@ -91,7 +92,7 @@ class _Port:
 
     __slots__ = (
         "count", "decode", "keys", "max_messages", "name", "sender", "senders", "socket",
-        "unfinished",
+        "unread",
     )  # fmt: skip
 
     def __init__(
@@ -103,10 +104,10 @@ class _Port:
         *,
         keys: PeerKeys | None,
         max_messages: int,
-        unfinished: Unfinished,
+        unread: Unread,
     ) -> None:
         self.socket = socket
-        self.unfinished = unfinished
+        self.unread = unread
         self.decode = codec.decode
         self.count = codec.count
         self.sender = codec.sender
@@ -347,10 +348,10 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         for socket, _ in ready:
             port = self._peers if socket is self._peers.socket else self._clients
             taken_all &= self._drain(port, burst)
-        if taken_all and (now := self._monotonic()) >= self._look_at:
+        if (now := self._monotonic()) >= self._look_at:
             self._look_at = now + LOOK_SECONDS
-            self._peers.unfinished.look()
-            self._clients.unfinished.look()
+            self._peers.unread.look(taken_all)
+            self._clients.unread.look(taken_all)
         return burst
 
     def _drain(self, port: _Port, burst: Burst[PeerT, ClientT]) -> bool:
@@ -364,7 +365,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         asking the socket for it costs more than the frame object.
         """
         recv, getsockopt = port.socket.recv, port.socket.getsockopt
-        options, doubted = self._options, port.unfinished.doubted
+        options, known = self._options, port.unread.known
         share = Share(options, self._brake) if port is self._clients else None
         ignored = self._ignored if port is self._clients else ()
         frames = size = messages = 0
@@ -373,11 +374,11 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             while frames < options.burst_frames and size < options.burst_bytes:
                 token = recv(_NOBLOCK)
                 frame = recv(_NOBLOCK, False)
-                if doubted:
-                    port.unfinished.heard(frame)
                 buffer = frame.buffer
                 frames += 1
                 size += (length := len(buffer))
+                connection = known.get(token) or port.unread.meet(token, frame)
+                connection.taken += length + FRAMING_BYTES
                 try:
                     if frame.more:
                         port.skip_parts()
@@ -633,20 +634,22 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         # Report what cannot be sent instead of dropping it in silence.
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         most = 2 * _HARD_LIMIT_FACTOR * codec.max_frame_bytes
-        unfinished = Unfinished(most, self._ledger, name)
-        self._monitors.append(PortMonitor(socket, name, self._ledger, self._guard, unfinished))
+        unread = Unread(most, self._ledger, name, self._monotonic)
+        self._monitors.append(PortMonitor(socket, name, self._ledger, self._guard, unread))
         if self._security is not None:
             secure_port(socket, self._security.keys, name)
         bind(socket, address, name, self._given_up)
+        bound = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        unread.port = int(bound.rpartition(":")[2]) if bound.startswith("tcp:") else 0
         if 0 in senders:
-            self._brake.listens_at(socket.getsockopt_string(zmq.LAST_ENDPOINT))
+            self._brake.port, unread.holds = unread.port, True
         self._monitors[-1].drain()  # that it listens: nobody need wake up for that
         self._ports.append((socket, _POLLIN))
         self._watched.append((_descriptor(self._monitors[-1].socket), _POLLIN))
         keys = None if 0 in senders else self._keys
         return _Port(
             socket, codec, senders, name, keys=keys, max_messages=max_messages,
-            unfinished=unfinished,
+            unread=unread,
         )  # fmt: skip
 
     def _socket(self, kind: int, max_frame_bytes: int) -> zmq.Socket[bytes]:

@@ -25,13 +25,15 @@ __all__ = [
     "Counters",
     "Ledger",
     "Share",
-    "Unfinished",
+    "Unread",
     "check_count",
     "check_sender",
     "drop_all_packets",
+    "return_large_blocks",
     "take_all_packets",
     "unexpected",
     "COMPLAINT_INTERVAL",
+    "FRAMING_BYTES",
 ]
 
 T = TypeVar("T")
@@ -52,6 +54,18 @@ LOOK_SECONDS = 0.02
 _LOOKED_AT = 4
 _LOOKS = 256
 """… or so many that each has its turn after so many looks."""
+_MUCH = 1 << 20
+"""Bytes that one connection may have unread without being noticed."""
+_MOST_UNREAD = 256 << 20
+"""Bytes that all connections to a port may have unread. Beyond it …"""
+_GO_ON = 4
+"""… so many of those with much are listened to, …"""
+_PATIENCE = 10.0
+"""… and who gives no message for so long, in seconds, is ended."""
+_STOOD_STILL = 1.0
+"""Seconds between two looks after which nobody is to blame for what it did not give."""
+FRAMING_BYTES = 64
+"""No message takes more on the wire beside its own bytes, encrypted or not."""
 _TCP_INFO, _RECEIVED_AT = 11, 128
 """From <linux/tcp.h>, with where `tcpi_bytes_received` is."""
 _REMEMBERED_PEERS = 256
@@ -233,17 +247,12 @@ class Brake:
         self.look_at: float | None = None
         """When to call `look`, on the monotonic clock (seconds); None: nobody is held."""
 
-    def listens_at(self, address: str) -> None:
-        """Where the port for clients really listens."""
-        if address.startswith("tcp:"):
-            self.port = int(address.rpartition(":")[2])
-
     def hold(self, frame: zmq.Frame, size: int) -> None:
         """A frame of so many bytes was thrown away: if it was large, do not listen on."""
         if size < _HELD_BYTES or sys.platform != "linux" or not self.port:
             return
         descriptor = _descriptor_of(frame)
-        if descriptor in self._held or not self._is_clients(descriptor):
+        if descriptor in self._held or not _is_at_port(descriptor, self.port):
             return
         _filter_packets(descriptor, _DROP_DATA)
         until = self._held[descriptor] = self._monotonic() + _HELD_SECONDS
@@ -259,70 +268,162 @@ class Brake:
                 self.look_at = until
                 return
             del self._held[descriptor]
-            if self._is_clients(descriptor):
+            if _is_at_port(descriptor, self.port):
                 take_all_packets(descriptor)
         self.look_at = None
 
-    def _is_clients(self, descriptor: int) -> bool:
-        """Whether it is a client's connection: libzmq may have closed the one that it was.
 
-        If it is another client's by now, that one is held for a moment in its place.
-        """
-        try:
-            connection = socket.socket(fileno=descriptor)
-        except (OSError, ValueError):  # (-1: it came by something that has none)
-            return False
-        try:
-            connection.getpeername()
-            return bool(connection.getsockname()[1] == self.port)
-        except (OSError, IndexError):
-            return False
-        finally:
-            connection.detach()
+class _Connection:
+    """What is known of a connection that came in."""
+
+    __slots__ = ("held", "since", "taken", "taken_before", "token", "unread")
+
+    def __init__(self, taken: int, now: float) -> None:
+        self.token = b""
+        """By which the port names it, once it has given a message."""
+        self.taken = self.taken_before = taken
+        """Bytes of its messages that were received, now and when it was looked at."""
+        self.unread = 0
+        """Bytes that it had brought by then, beyond that."""
+        self.since = now
+        """When it was last seen to give a message, or to have next to nothing unread."""
+        self.held = False
 
 
-class Unfinished:
-    """Ends connections to a port that bring far more than a message may have, and no message.
+class Unread:
+    """What connections to a port have brought of which no message was received yet: bounds it.
 
-    libzmq bounds each part of a message, and hands it over once its last part is there: whoever
-    sends parts without end would fill this process's memory. TCP knows what a connection brought.
+    libzmq bounds each part of a message, and hands a message over once its last part is there. So
+    whoever sends parts without end, or on many connections the beginning of a long message each,
+    would fill this process's memory; and messages that are whole wait there until a busy server
+    receives them. TCP knows what a connection brought; the port knows what it was given of that.
     """
 
-    def __init__(self, most_bytes: int, ledger: Ledger, name: str) -> None:
+    def __init__(
+        self, most_bytes: int, ledger: Ledger, name: str, monotonic: Callable[[], float]
+    ) -> None:
         """Args: a message is smaller than so many bytes, at the port of this name."""
         self._most, self._ledger, self._name = most_bytes, ledger, name
-        self._open: dict[int, int] = {}
-        """Connections, and what each had brought when it was last doubted."""
-        self.doubted: dict[int, int] = {}
-        """Those that have brought much: whether anything comes of it, and since how many bytes."""
+        self._monotonic = monotonic
+        self._open: dict[int, _Connection] = {}
+        """By descriptor, those first that are to be looked at next."""
+        self.known: dict[bytes, _Connection] = {}
+        """Those that have given a message, by token."""
+        self._large: dict[int, None] = {}
+        """Connections with much that is unread, in the order in which they came to it."""
+        self._all = 0
+        """What all have unread, bytes."""
+        self._looked_at = self._goes_since = -math.inf
+        """When it looked last, and since when that has been often: this process may stand still."""
+        self.port = 0
+        """The TCP port; 0: they come by something else."""
+        self.holds = False
+        """Whether it may stop listening to a connection for a while."""
 
     def begun(self, descriptor: int) -> None:
-        """A connection was accepted."""
-        self._open[descriptor] = 0
-        self.doubted.pop(descriptor, None)
+        """A connection was accepted, and may have given a message already."""
+        self._open.setdefault(descriptor, _Connection(0, self._monotonic()))
 
     def ended(self, descriptor: int) -> None:
         """A connection is gone."""
-        self._open.pop(descriptor, None)
-        self.doubted.pop(descriptor, None)
+        self._large.pop(descriptor, None)
+        if connection := self._open.pop(descriptor, None):
+            self._all -= connection.unread
+            self.known.pop(connection.token, None)
 
-    def heard(self, frame: zmq.Frame) -> None:
-        """Something has come: it had all been brought."""
-        self.doubted.pop(_descriptor_of(frame), None)
+    def meet(self, token: bytes, frame: zmq.Frame) -> _Connection:
+        """By which connection this message came, the first that names it so.
 
-    def look(self) -> None:
-        """Look at the next few, now that all messages that are whole were received."""
-        for descriptor in tuple(islice(self._open, _LOOKED_AT + len(self._open) // _LOOKS)):
-            before, received = self._open.pop(descriptor), _received(descriptor)
-            if received - self.doubted.get(descriptor, received) > self._most:
-                _libc.shutdown(descriptor, socket.SHUT_RDWR)  # (libzmq closes it)
-                error = OversizedFrame(f"it has more than {self._most} bytes, in parts without end")
-                self._ledger.refuse(error, f"somebody ({self._name})")
-                before, _ = received, self.doubted.pop(descriptor)
-            elif received - before > self._most:
-                before = received
-                self.doubted.setdefault(descriptor, received)
-            self._open[descriptor] = before
+        Its descriptor may be another connection's by now, or still have been: what is not known for
+        certain counts as received.
+        """
+        descriptor = _descriptor_of(frame)
+        if descriptor < 0:
+            return _Connection(0, 0.0)
+        connection = self._open.get(descriptor)
+        if connection is None:
+            connection = _Connection(_received(descriptor), self._monotonic())
+            self._open[descriptor] = connection
+        self.known.pop(connection.token, None)
+        connection.token = token
+        self.known[token] = connection
+        return connection
+
+    def look(self, taken_all: bool) -> None:
+        """Look at the next few; `taken_all`: all messages that are whole were received."""
+        now = self._monotonic()
+        if now - self._looked_at > _STOOD_STILL:
+            self._goes_since = now
+        self._looked_at = now
+        many = _LOOKED_AT + len(self._open) // _LOOKS
+        for descriptor in tuple(islice(self._open, 16 * many if self._large else many)):
+            connection = self._open[descriptor] = self._open.pop(descriptor)
+            received = _received(descriptor)
+            unread = max(0, received - connection.taken)
+            self._all += unread - connection.unread
+            connection.unread = unread
+            if unread < _MUCH or connection.taken != connection.taken_before:
+                connection.since = now
+            connection.taken = connection.taken_before = received - unread
+            if unread >= _MUCH:
+                self._large[descriptor] = None
+            elif descriptor in self._large:
+                del self._large[descriptor]
+            else:
+                continue
+            if why := self._is_too_much(connection, now, taken_all):
+                self._end(descriptor, why)
+            elif self.holds:
+                self._hold(descriptor, connection)
+
+    def _is_too_much(self, connection: _Connection, now: float, taken_all: bool) -> str:
+        if connection.unread > self._most and taken_all:
+            return f"it has more than {self._most} bytes, in parts without end"
+        patience = _PATIENCE if self._all <= 2 * _MOST_UNREAD or not taken_all else _PATIENCE / 10
+        waited = now - max(connection.since, self._goes_since)
+        if self._all > _MOST_UNREAD and waited >= patience:
+            return (
+                f"{connection.unread} bytes of it have come, and the rest has not for "
+                f"{patience:g} s, while all that is unread comes to {self._all >> 20} MiB"
+            )
+        return ""
+
+    def _end(self, descriptor: int, why: str) -> None:
+        if _is_at_port(descriptor, self.port):
+            _libc.shutdown(descriptor, socket.SHUT_RDWR)  # (libzmq closes it)
+            self._ledger.refuse(OversizedFrame(why), f"somebody ({self._name})")
+        self.ended(descriptor)
+
+    def _hold(self, descriptor: int, connection: _Connection) -> None:
+        """Those who began first go on, so that what is unread becomes messages."""
+        hold = connection.unread > self._most // 2 or (
+            self._all > _MOST_UNREAD and descriptor not in tuple(islice(self._large, _GO_ON))
+        )
+        if hold and connection.unread >= _MUCH and _is_at_port(descriptor, self.port):
+            connection.held = True
+            _filter_packets(descriptor, _DROP_DATA)
+        elif connection.held:
+            connection.held = False
+            if _is_at_port(descriptor, self.port):
+                take_all_packets(descriptor)
+
+
+def _is_at_port(descriptor: int, port: int) -> bool:
+    """Whether it is a connection to that port: libzmq may have closed the one that it was.
+
+    If it is another one to that port by now, that one is taken for it.
+    """
+    try:
+        connection = socket.socket(fileno=descriptor)
+    except (OSError, ValueError):  # (-1: it came by something that has none)
+        return False
+    try:
+        connection.getpeername()
+        return bool(connection.getsockname()[1] == port)
+    except (OSError, IndexError):
+        return False
+    finally:
+        connection.detach()
 
 
 def _descriptor_of(frame: zmq.Frame) -> int:
@@ -388,6 +489,20 @@ def _filter_packets(descriptor: int, instructions: bytes) -> None:
     _libc.setsockopt(
         descriptor, socket.SOL_SOCKET, option, ctypes.byref(program), ctypes.sizeof(program)
     )
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""From <malloc.h>."""
+
+
+def return_large_blocks(least_bytes: int) -> None:
+    """Have glibc give blocks of this size back to the system as soon as they are free.
+
+    Else a flood's large messages would have this process stay as large as it was at its peak.
+    """
+    with suppress(AttributeError):  # (another library of C)
+        _libc.mallopt(_M_MMAP_THRESHOLD, least_bytes)
+        _libc.mallopt(_M_TRIM_THRESHOLD, 2 * least_bytes)  # (it no longer follows by itself)
 
 
 def check_count(count: int, limit: int) -> None:

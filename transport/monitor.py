@@ -17,7 +17,7 @@ from paxon.transport.binding import dial, dialled, is_host_name, others_of
 from paxon.transport.context import COMMON, Context
 from paxon.transport.descriptors import DescriptorGuard
 from paxon.transport.inherited import as_socket
-from paxon.transport.intake import Ledger, Unfinished
+from paxon.transport.intake import Ledger, Unread
 
 __all__ = ["PortMonitor", "LinkMonitor"]
 
@@ -69,10 +69,10 @@ class PortMonitor:
         name: str,
         ledger: Ledger,
         guard: DescriptorGuard,
-        unfinished: Unfinished,
+        unread: Unread,
     ) -> None:
         """Make one before the port is bound; `guard` may refuse connections."""
-        self._unfinished = unfinished
+        self._unread = unread
         self._port = port
         self._name = name
         self._ledger = ledger
@@ -93,7 +93,7 @@ class PortMonitor:
                     self._refused.add(value)
                 else:
                     self._pending[value] = None
-                    self._unfinished.begun(value)
+                    self._unread.begun(value)
             elif event == _LISTENING:
                 self._guard.listening(self._name, value)
             elif event == _SUCCEEDED:
@@ -105,7 +105,7 @@ class PortMonitor:
                 self._ended(value)
 
     def _ended(self, descriptor: int) -> None:
-        self._unfinished.ended(descriptor)
+        self._unread.ended(descriptor)
         if descriptor in self._refused:
             self._refused.discard(descriptor)
             self._failed = False

@@ -52,6 +52,7 @@ from paxon.transport import (
     in_ephemeral_range,
     raise_descriptor_limit,
 )
+from paxon.transport.intake import return_large_blocks
 from paxon.transport.log import log_in_background, logger
 
 __all__ = [
@@ -76,6 +77,8 @@ EXIT_USAGE = 2
 LOG_NAME = "server.log"
 """A server process logs here, in its data directory."""
 
+_LARGE_BLOCK = 4 << 20
+"""Bytes; most values and all batches are smaller."""
 _HAND_OVER_SECONDS = 1.0
 """How long a leader that is to stop waits for the next one …"""
 _HAND_OVER_PAUSE = 0.002
@@ -218,6 +221,7 @@ def _run_until(
     _warn_of_ports(plan)
     for sentence in misspelt(os.environ):
         logger.warning("{}", sentence)
+    return_large_blocks(_LARGE_BLOCK)
     settle_garbage_collector()
     logger.info(
         "server {} of cluster {} serves clients at {} and servers at {}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import signal
 import ssl
 import threading
@@ -20,11 +19,12 @@ from paxon.kvstore.etcd.cluster import Save
 from paxon.kvstore.etcd.gateway import EtcdGateway
 from paxon.kvstore.recipes.clients import AsyncClient
 from paxon.transport import raise_descriptor_limit
+from paxon.transport.intake import return_large_blocks
 
 __all__ = ["BackgroundGateway", "Listening", "run_gateway"]
 
-_M_MMAP_THRESHOLD, _LARGE_BLOCK = -3, 512 << 10
-"""Of <malloc.h>; bytes: more than is asked for at each reading of a socket."""
+_LARGE_BLOCK = 512 << 10
+"""Bytes, as of long answers: more than is asked for at each reading of a socket."""
 
 
 _STOP_SECONDS = 5.0
@@ -96,14 +96,8 @@ def run_gateway(
     Raises `PaxonError` if no server answers at first, OSError if the port cannot be had.
     """
     raise_descriptor_limit()
-    _give_memory_back()
+    return_large_blocks(_LARGE_BLOCK)
     asyncio.run(_run(servers, secure, listening, ready, save))
-
-
-def _give_memory_back() -> None:
-    """Have glibc return large blocks, of long answers, to the system as soon as they are free."""
-    with contextlib.suppress(AttributeError):  # (another library of C)
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 async def _run(

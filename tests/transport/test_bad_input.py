@@ -6,14 +6,21 @@ import os
 import socket
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zmq
 
-from paxon.transport import EndpointOptions, MalformedFrame, TransportError, ZmqEndpoint, binding
+from paxon.transport import (
+    EndpointOptions,
+    MalformedFrame,
+    TransportError,
+    ZmqEndpoint,
+    binding,
+    intake,
+)
 from paxon.transport.binding import in_ephemeral_range
 from paxon.transport.intake import COMPLAINT_INTERVAL, Ledger
 
@@ -109,6 +116,58 @@ def test_a_frame_beyond_the_hard_limit_ends_its_connection(
     zmq_wire.receive(server, lambda b: b.clients)
 
 
+def introduced(address: str) -> socket.socket:
+    """A connection on which messages may follow."""
+    stranger = call(address)
+    stranger.sendall(b"\xff" + bytes(8) + b"\x7f\x03\0NULL" + bytes(16 + 1 + 31))
+    assert stranger.recv(64, socket.MSG_WAITALL)
+    stranger.sendall(b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06DEALER")
+    return stranger
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere TCP does not tell")
+@pytest.mark.parametrize("port", [0, 1], ids=["peer port", "client port"])
+def test_the_beginnings_of_many_long_messages_are_bounded(
+    tcp_wire: Any, shapes: Any, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a message's right; too many, of which nothing comes, are ended, and no others."""
+    monkeypatch.setattr(intake, "_MUCH", 10_000)
+    monkeypatch.setattr(intake, "_MOST_UNREAD", 500_000)
+    server = tcp_wire.servers(1)[1]
+    now = [1000.0]
+    server._monotonic = lambda: now[0]
+    unread = (server._peers, server._clients)[port].unread
+    unread._monotonic = lambda: now[0]
+
+    def pass_time(seconds: float) -> None:
+        for _ in range(round(seconds / 0.1)):
+            now[0] += 0.1
+            server.receive()
+
+    with ExitStack() as strangers:
+        frame = b"\x02" + (100_000).to_bytes(8, "big") + bytes(60_000)
+
+        def begin() -> socket.socket:
+            stranger = strangers.enter_context(introduced(tcp_wire.addresses[1][port]))
+            stranger.sendall(frame)
+            return stranger
+
+        for _ in range(8):
+            begin()
+        tcp_wire.until(server, lambda: unread._all >= 480_000, lambda: pass_time(0.1))
+        pass_time(30.0)
+        assert server.counters()["disconnects"] == 0
+        last = begin()
+        tcp_wire.until(server, lambda: server.counters()["disconnects"], lambda: pass_time(0.1))
+        pass_time(20.0)
+        assert server.counters()["disconnects"] == 1, "what the others have is not too much"
+        last.sendall(bytes(40_000))
+        tcp_wire.until(server, lambda: server.counters()["malformed_frames"])
+    client = tcp_wire.client(1)
+    client.send([shapes.Ask(1)])
+    tcp_wire.receive(server, lambda b: b.clients)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere TCP does not tell")
 @pytest.mark.parametrize("port", [0, 1], ids=["peer port", "client port"])
 def test_parts_without_end_end_their_connection(tcp_wire: Any, shapes: Any, port: int) -> None:
@@ -122,10 +181,7 @@ def test_parts_without_end_end_their_connection(tcp_wire: Any, shapes: Any, port
         return bool(server.counters()["disconnects"])
 
     part = b"\x03" + (50_000).to_bytes(8, "big") + bytes(50_000)
-    with call(tcp_wire.addresses[1][port]) as stranger:
-        stranger.sendall(b"\xff" + bytes(8) + b"\x7f\x03\0NULL" + bytes(16 + 1 + 31))
-        assert stranger.recv(64, socket.MSG_WAITALL)
-        stranger.sendall(b"\x04\x1c\x05READY\x0bSocket-Type\0\0\0\x06DEALER")
+    with introduced(tcp_wire.addresses[1][port]) as stranger:
         stranger.settimeout(0.05)
         for _ in range(500):
             with suppress(OSError):

@@ -14,6 +14,7 @@ import zmq
 from paxon.transport import EndpointOptions, intake
 from paxon.transport.intake import Brake, Share
 from paxon.transport.outgoing import LargeFrames
+from tests.waiting import wait_until
 
 MIB = 1 << 20
 
@@ -182,6 +183,38 @@ def test_who_sends_much_that_is_thrown_away_is_not_listened_to_for_a_moment(
     burst = tcp_wire.receive(server, lambda burst: burst.clients)
     assert burst.clients == [(token, [shapes.Ask(1)])]
     assert server._brake.look_at is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="packet filters are Linux's")
+def test_what_many_clients_send_to_a_busy_server_waits_with_them(
+    tcp_wire: Any, shapes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond a bound TCP takes in no more of most of them; nothing is lost, and nobody is ended."""
+    monkeypatch.setattr(intake, "_MUCH", 10_000)
+    monkeypatch.setattr(intake, "_MOST_UNREAD", 500_000)
+    server = tcp_wire.servers(1)[1]
+    clients = [tcp_wire.client(1) for _ in range(8)]
+    for client in clients:
+        for number in range(20):
+            client.send([shapes.Ask(number, bytes(50_000))])
+    unread = server._clients.unread
+
+    def held() -> int:
+        return sum(connection.held for connection in unread._open.values())
+
+    def look() -> bool:
+        server._keep_house()  # by which it hears of connections
+        unread.look(False)
+        return held() == len(clients) - intake._GO_ON
+
+    wait_until(look)
+    burst = tcp_wire.receive(server, lambda burst: len(burst.clients) == 160)
+    by_token: dict[bytes, list[int]] = {}
+    for token, (ask,) in burst.clients:
+        by_token.setdefault(token, []).append(ask.number)
+    assert list(by_token.values()) == [list(range(20))] * 8
+    tcp_wire.until(server, lambda: held() == 0)
+    assert server.counters()["disconnects"] == 0
 
 
 def test_none_but_a_clients_connection_is_ever_held() -> None:
