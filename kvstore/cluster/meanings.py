@@ -15,7 +15,7 @@ GAUGES = {
     "revision": "The store's revision.",
     "oldest_revision": "The oldest revision that can be read or watched from.",
 }
-"""Of `StatusReply.counters` those that may fall; all others only rise."""
+"""Of `StatusReply.counters` those that may fall, as may the figures of a machine of one's own."""
 
 COUNTED = {
     "elections": "Candidacies of this server.",

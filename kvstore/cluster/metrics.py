@@ -21,7 +21,7 @@ from paxon.actors.ballot import Ballot
 from paxon.actors.embedding import Figures
 from paxon.actors.messages import StatusReply
 from paxon.actors.records.latencies import BOUNDS, Histogram
-from paxon.kvstore.cluster.meanings import GAUGES, meaning_of
+from paxon.kvstore.cluster.meanings import COUNTED, GAUGES, meaning_of
 
 __all__ = ["CONTENT_TYPE", "LATENCIES", "STATUS", "exposition", "readiness"]
 
@@ -102,10 +102,11 @@ def _families(figures: Figures) -> Iterator[Metric]:
         yield gauge
     for name, count in status.counters.items():
         family: CounterMetricFamily | GaugeMetricFamily
-        if name in GAUGES:
-            family = GaugeMetricFamily(f"paxon_{name}", GAUGES[name], labels=labels)
+        if name in COUNTED:
+            family = CounterMetricFamily(f"paxon_{name}", COUNTED[name], labels=labels)
         else:
-            family = CounterMetricFamily(f"paxon_{name}", meaning_of(name), labels=labels)
+            whose = "paxon" if name in GAUGES else "paxon_machine"
+            family = GaugeMetricFamily(f"{whose}_{name}", meaning_of(name), labels=labels)
         family.add_metric(of, count)
         yield family
     for name, held in figures.latencies.items():

@@ -119,6 +119,9 @@ class ObjectMachine(StateMachine):
         """The last of which parts of the state were compared."""
         self._be_in(definition.newest)
 
+    def figures(self) -> Mapping[str, int]:
+        return {"timers": len(self._moment.timers.waiting), "failed_timers": self.failed_timers}
+
     # --- what the core tells ---------------------------------------------------------------------
 
     def made(self, number: int) -> None:

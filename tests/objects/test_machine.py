@@ -532,7 +532,7 @@ def test_a_timer_that_raises_is_counted_and_gone() -> None:
     assert value(machine, "cancel", timer=timer) is False
     machine.wake(SECOND)
     assert machine.object.rung == ["again"]  # type: ignore[attr-defined]
-    assert machine.failed_timers == 1
+    assert machine.figures() == {"timers": 2, "failed_timers": 1}
     assert value(machine, "pending") == 2  # what was set for at once, and the late one
     assert machine.next_wakeup() == SECOND + 1_000_000
     machine.wake(SECOND + 1_000_000)

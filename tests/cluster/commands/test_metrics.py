@@ -331,6 +331,14 @@ def test_each_number_that_a_server_counts_says_what_it_means() -> None:
     assert meaning_of("orders_open") == "Orders open, as the state machine says."
 
 
+def test_figures_of_a_machine_of_ones_own_may_fall_and_touch_no_other() -> None:
+    """Of a counter that falls Prometheus takes it that the server was started again."""
+    shown = exposition(Figures(reference_reply({"orders_open": 3, "leader": 7}), {})).decode()
+    assert "# TYPE paxon_machine_orders_open gauge\n" in shown
+    assert 'paxon_machine_leader{cluster="metrics",server="1"} 7.0\n' in shown
+    assert 'paxon_leader{cluster="metrics",server="1"} 1.0\n' in shown
+
+
 def test_a_server_without_a_leader_is_not_ready() -> None:
     led = reference_reply({})
     assert readiness(led) == ""
