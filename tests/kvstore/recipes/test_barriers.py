@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from paxon import Client, Inside, InvalidRequest, LeaseExpired, LockLost, NotAcquired, Put
-from paxon.kvstore.client.watches.events import Event
-from paxon.kvstore.recipes.barriers import Hall, _Arrivals, meet
-from paxon.kvstore.recipes.contests import Plan
+from paxon.kvstore.client.calls.answers import accepted
+from paxon.kvstore.client.calls.calls import Range
+from paxon.kvstore.client.leases.requests import Grant, Revoke
+from paxon.kvstore.client.watches.events import Event, _event
+from paxon.kvstore.recipes.barriers import Hall, _Arrivals, meet, part
+from paxon.kvstore.recipes.contests import Plan, Until
+from paxon.kvstore.store.operations import decode_results, encode_operations
+from paxon.kvstore.store.store import KVStore
 from paxon.testing import MemoryCluster
 from tests.kvstore.recipes.others import Other
+from tests.kvstore.recipes.test_contests import do
 from tests.waiting import wait_until
 
 
@@ -171,6 +179,104 @@ def test_who_waits_sees_by_itself_that_all_are_there() -> None:
     arrivals = _Arrivals(hall, hall.key(1), [hall.key(1)], 1)
     come = [Event("put", hall.key(n), hall.value, n, n, 1, n) for n in (2, 3)]
     assert not arrivals.over(come[:1]) and arrivals.over(come[1:]) and arrivals.full
+
+
+class Party:
+    """One that meets the others and leaves with them, step by step, without threads."""
+
+    def __init__(self, store: KVStore, hall: Hall, number: int) -> None:
+        self.store, self.hall, self.number = store, hall, number
+        self.state = "meeting"
+        self.meeting = self.fence = self._told = 0
+        self._plan: Plan[Any] = meet(hall, number)
+        do(store, Grant(number, 3600.0))
+        self._step: Any = next(self._plan)
+
+    def go_on(self) -> bool:
+        """One step more; whether there was one to make."""
+        if self.state not in ("meeting", "leaving"):
+            return False
+        answer = None
+        if not isinstance(self._step, Until):
+            answer = do(self.store, self._step)
+        elif not self._is_over(self._step):
+            return False
+        self._told = 0
+        try:
+            self._step = self._plan.send(answer)
+        except StopIteration as stop:
+            if self.state == "meeting":
+                self.fence, self.meeting = stop.value
+            self.state = "inside" if self.state == "meeting" else "gone"
+        return True
+
+    def _is_over(self, until: Until) -> bool:
+        since = max(self._told, until.wanted.after)
+        wanted = msgspec.structs.replace(until.wanted, after=since)
+        query = encode_operations([wanted])
+        _, rows, *_ = accepted(decode_results(self.store.query(query))[0])
+        events = [_event(row, before) for row, before in rows]
+        self._told = max([since, *(event.revision for event in events)])
+        return bool(events) and until.over(events)
+
+    def leave(self) -> None:
+        do(self.store, Revoke(self.number))
+        self.state, self._plan = "leaving", part(self.hall, self.meeting, wait=True)
+        self._step = next(self._plan)
+
+    def die(self) -> None:
+        """And its lease ends."""
+        do(self.store, Revoke(self.number))
+        self.state = "dead"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_the_order_of_steps_nobody_is_inside_alone_or_for_ever(seed: int) -> None:
+    chance, store, hall = random.Random(seed), KVStore(), Hall("go", "double barrier", 3, 10)
+    everybody: list[Party] = []
+    full: list[int] = []
+    """Revisions in which all were there."""
+
+    def go_on(one: Party) -> bool:
+        before, moved = one.state, one.go_on()
+        there = do(store, hall.all())
+        if there.count >= hall.parties:
+            full.append(there.revision)
+        if moved and one.state == "inside":
+            assert any(one.fence <= revision < one.meeting for revision in full)
+        if moved and before == "leaving" and one.state == "gone":
+            assert not [each for each in everybody if each.state == "inside"
+                        and each.meeting == one.meeting]  # fmt: skip
+        return moved
+
+    def those(*states: str) -> list[Party]:
+        return [each for each in everybody if each.state in states]
+
+    for turn in range(400):
+        match chance.randrange(12):
+            case 0 if len(those("meeting", "inside", "leaving")) < 5:
+                everybody.append(Party(store, hall, turn + 1))
+            case 1 if inside := those("inside"):
+                chance.choice(inside).leave()
+            case 2 if chance.random() < 0.4 and (alive := those("meeting", "inside")):
+                chance.choice(alive).die()
+            case _ if everybody:
+                go_on(chance.choice(everybody))
+            case _:
+                pass
+    for number in range(1000, 1100):
+        if not those("meeting", "inside", "leaving"):
+            break
+        while any(go_on(one) for one in everybody):
+            pass
+        if len(inside := those("inside")) == 1 and those("leaving"):
+            inside[0].die()
+        elif inside:
+            chance.choice(inside).leave()
+        elif those("meeting"):
+            everybody.append(Party(store, hall, number))
+    assert {each.state for each in everybody} <= {"gone", "dead"} and those("gone")
+    assert do(store, Range(prefix="go/", count_only=True)).count == 0
 
 
 def step(kv: Client, plan: Plan[Any]) -> Any:

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from loguru import logger
 
 from paxon.actors import PaxosServer, StateMachine
 from paxon.actors.execution.agreed import first_agreed
@@ -454,6 +455,43 @@ def test_a_machine_with_more_to_do_goes_on_in_the_next_slots() -> None:
     cluster.pass_time(0.5)
     assert alarms(cluster, 2).story == ["more"] * 20 + ["in"] + ["wake"] * 20
     assert cluster.servers[1].log.last == before + 20
+
+
+class Ticking(Alarms):
+    """Wants to be woken again, so much later, whenever it was."""
+
+    step: Any = 10
+
+    def wake(self, time: int) -> bool:
+        self.story.append("wake")
+        self.due = time + self.step
+        return False
+
+
+@pytest.mark.parametrize(("step", "woken", "due"), [(10, 3, 45), (0, 1, None)])
+def test_a_machine_sets_its_next_timer_while_nobody_asks_for_anything(
+    step: int, woken: int, due: int | None
+) -> None:
+    """But not for the very moment: there is no time between two slots of that."""
+    machine = Ticking()
+    machine.step = step
+    application = Application(machine, first_agreed({}, {}))
+    for slot, time in enumerate((0, 5, 25, 35), 1):
+        entries = [Entry(0, 1, 0, 0, b"in 5")] if slot == 1 else []
+        application.execute(slot, encode_batch(Batch(time, entries)))
+    assert (machine.story.count("wake"), application.timer.due) == (woken, due)
+
+
+@pytest.mark.parametrize("due", ["soon", 1.5, True])
+def test_what_is_no_time_wakes_nobody(due: Any) -> None:
+    machine = Alarms()
+    machine.due = due
+    application, lines = Application(machine, first_agreed({}, {})), list[str]()
+    sink = logger.add(lines.append, format="{message}")
+    application.execute(1, encode_batch(Batch(5, [Entry(0, 1, 0, 0, b"note")])))
+    logger.remove(sink)
+    assert application.timer.due is None and machine.story == ["note"]
+    assert f"it returned {due!r}, not a whole number of nanoseconds" in lines[0]
 
 
 def test_whether_it_was_woken_in_vain_is_in_the_snapshot() -> None:
