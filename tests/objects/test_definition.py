@@ -48,7 +48,13 @@ def test_what_cannot_be_carried_is_refused_with_the_arguments_name() -> None:
             def put(self, key: str) -> Plain:
                 return Plain()
 
+    def four() -> None:
+        class Bad(Replicated):
+            @command
+            def put(self, what: list[int] | tuple[int, int]) -> None: ...
+
     refused("Bad.put: argument 'what' cannot be carried: Plain is no dataclass", one)
+    refused("Bad.put: argument 'what' cannot be carried: Type unions may not contain more", four)
     refused("Bad.put: argument 'each' cannot be carried", two)
     refused("Bad.put: its result cannot be carried", three)
 
@@ -118,10 +124,13 @@ def test_a_result_with_a_set_that_cannot_be_sorted_is_refused() -> None:
         put.__annotations__["return"] = result
         return type("Bad", (Replicated,), {"put": command(put), "__module__": __name__})
 
-    for good in (set[str], dict[str, frozenset[tuple[int, bytes]]], set[bool] | None):
+    for good in (
+        set[str], dict[str, frozenset[tuple[int, bytes]]], set[bool] | None, set[tuple[int, ...]]
+    ):  # fmt: skip
         assert given(good)
     for bad in (
-        set, set[Any], set[int | str], set[float], set[frozenset[str]], dict[int, set[str]]
+        set, set[Any], set[int | str], set[float], set[frozenset[str]], dict[int, set[str]],
+        set[tuple[int, float]], set[tuple[float, ...]],
     ):  # fmt: skip
         refused("Bad.put: its result holds a set that cannot always be", lambda bad=bad: given(bad))  # type: ignore[misc]
 

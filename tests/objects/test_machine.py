@@ -141,6 +141,8 @@ def test_what_two_places_share_is_found_wherever_it_is() -> None:
             self.marks: list[Mark] = []
             self.first: Node = Node()
             self.last: Node = Node()
+            self.one: Any = None
+            self.other: Any = None
 
     one, tail = [1], Node()
     for fields, text in (
@@ -151,6 +153,7 @@ def test_what_two_places_share_is_found_wherever_it_is() -> None:
         ({"tickets": [Ticket(1)] * 2}, "tickets holds twice one Ticket"),
         ({"marks": [Mark(1)] * 2}, "marks holds twice one Mark"),
         ({"first": Node(tail), "last": tail}, "share one Node"),
+        ({"one": [one], "other": [one]}, "one and other share one list"),
         ({"numbers": [1.5, 1.5, nan, nan], "exact": [Decimal(1)] * 2}, ""),
     ):
         machine = machine_of(Box())
@@ -401,6 +404,8 @@ def test_texts_of_errors_are_not_compared_and_all_else_is() -> None:
         assert "object object at 0x" in decode_answer(replies[0]).outcomes[0].text
         assert comparable(replies[0]) == comparable(replies[1])
         assert b"at 0x" not in comparable(replies[0])
+    beside = machine.apply(encode([("pay_in", {"name": "ann"}), ("fail", {"how": "zero"})]))
+    assert b"at 0x" in beside and b"at 0x" not in comparable(beside)
     good = machine.apply(encode([("pay_in", {"name": "ann"})]))
     assert comparable(good) == good
     missing = encode([("move", {"source": "eve", "target": "ann", "amount": 1})])
