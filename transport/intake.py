@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import mmap
 import socket
 import struct
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TypeVar
 
 import zmq
@@ -62,12 +64,18 @@ _GO_ON = 4
 """… so many of those with much are listened to, …"""
 _PATIENCE = 10.0
 """… and who gives no message for so long, in seconds, is ended."""
+_MOST_GROWTH = 512 << 20
+"""Bytes by which this process may grow beyond what is unread, twice: each part of a message takes
+64 bytes of libzmq, one without content two bytes of TCP. Beyond it …"""
+_GROWTH_PATIENCE = 0.2
+"""… who has much unread, and gave no message for so long, in seconds, is ended."""
 _STOOD_STILL = 1.0
 """Seconds between two looks after which nobody is to blame for what it did not give."""
 FRAMING_BYTES = 64
 """No message takes more on the wire beside its own bytes, encrypted or not."""
 _TCP_INFO, _RECEIVED_AT = 11, 128
 """From <linux/tcp.h>, with where `tcpi_bytes_received` is."""
+_MEMORY = Path("/proc/self/statm")
 _REMEMBERED_PEERS = 256
 """Distinct (kind, peer) pairs with a line of their own; beyond it they share one per kind."""
 
@@ -313,6 +321,8 @@ class Unread:
         """Connections with much that is unread, in the order in which they came to it."""
         self._all = 0
         """What all have unread, bytes."""
+        self._small = 0
+        """How much memory this process had when somebody came to have much unread, bytes."""
         self._looked_at = self._goes_since = -math.inf
         """When it looked last, and since when that has been often: this process may stand still."""
         self.port = 0
@@ -366,6 +376,8 @@ class Unread:
                 connection.since = now
             connection.taken = connection.taken_before = received - unread
             if unread >= _MUCH:
+                if not self._large:
+                    self._small = _resident()
                 self._large[descriptor] = None
             elif descriptor in self._large:
                 del self._large[descriptor]
@@ -381,6 +393,14 @@ class Unread:
             return f"it has more than {self._most} bytes, in parts without end"
         patience = _PATIENCE if self._all <= 2 * _MOST_UNREAD or not taken_all else _PATIENCE / 10
         waited = now - max(connection.since, self._goes_since)
+        if waited >= (_GROWTH_PATIENCE if taken_all else _PATIENCE / 10):
+            grown = _resident() - self._small
+            if grown > _MOST_GROWTH + 2 * self._all:
+                self._small += grown
+                return (
+                    f"{connection.unread} bytes of it have come, and this process has grown by "
+                    f"{grown >> 20} MiB meanwhile, as by parts without end"
+                )
         if self._all > _MOST_UNREAD and waited >= patience:
             return (
                 f"{connection.unread} bytes of it have come, and the rest has not for "
@@ -489,6 +509,13 @@ def _filter_packets(descriptor: int, instructions: bytes) -> None:
     _libc.setsockopt(
         descriptor, socket.SOL_SOCKET, option, ctypes.byref(program), ctypes.sizeof(program)
     )
+
+
+def _resident() -> int:
+    """The memory that this process takes, bytes; 0 where that is not known."""
+    with suppress(OSError):
+        return int(_MEMORY.read_bytes().split()[1]) * mmap.PAGESIZE
+    return 0
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

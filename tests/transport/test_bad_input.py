@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,21 @@ def test_a_frame_beyond_the_hard_limit_ends_its_connection(
     zmq_wire.receive(server, lambda b: b.clients)
 
 
+def clock_of(server: Any) -> Callable[[float], None]:
+    """Stops a server's clock; what is returned has it go on, and the server with it, in seconds."""
+    now = 1000.0
+
+    def pass_time(seconds: float) -> None:
+        nonlocal now
+        for _ in range(round(seconds / 0.1)):
+            now += 0.1
+            server.receive()
+
+    for each in (server, server._peers.unread, server._clients.unread):
+        each._monotonic = lambda: now
+    return pass_time
+
+
 def introduced(address: str) -> socket.socket:
     """A connection on which messages may follow."""
     stranger = call(address)
@@ -134,16 +150,8 @@ def test_the_beginnings_of_many_long_messages_are_bounded(
     monkeypatch.setattr(intake, "_MUCH", 10_000)
     monkeypatch.setattr(intake, "_MOST_UNREAD", 500_000)
     server = tcp_wire.servers(1)[1]
-    now = [1000.0]
-    server._monotonic = lambda: now[0]
     unread = (server._peers, server._clients)[port].unread
-    unread._monotonic = lambda: now[0]
-
-    def pass_time(seconds: float) -> None:
-        for _ in range(round(seconds / 0.1)):
-            now[0] += 0.1
-            server.receive()
-
+    pass_time = clock_of(server)
     with ExitStack() as strangers:
         frame = b"\x02" + (100_000).to_bytes(8, "big") + bytes(60_000)
 
@@ -206,6 +214,35 @@ def test_large_frames_by_zeromqs_oldest_protocol_are_refused(
     client = zmq_wire.client(1)
     client.send([shapes.Ask(1)])
     zmq_wire.receive(server, lambda b: b.clients)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere TCP does not tell")
+@pytest.mark.parametrize("port", [0, 1], ids=["peer port", "client port"])
+def test_parts_without_content_end_their_connection(
+    tcp_wire: Any, shapes: Any, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two bytes of TCP each, and 64 of libzmq: what they take is seen by what the process takes."""
+    size = intake._resident()
+    assert size > 1 << 20
+    monkeypatch.setattr(intake, "_resident", lambda: size)
+    server = tcp_wire.servers(1)[1]
+    unread, pass_time = (server._peers, server._clients)[port].unread, clock_of(server)
+    with (
+        introduced(tcp_wire.addresses[1][port]) as stranger,
+        introduced(tcp_wire.addresses[1][port]),
+    ):
+        stranger.sendall(1_000_000 * b"\x01\x00")
+        tcp_wire.until(server, lambda: unread._large, lambda: pass_time(0.1))
+        size += 500 << 20
+        pass_time(2.0)
+        assert server.counters()["disconnects"] == 0, "that may be for something else"
+        size += 100 << 20
+        tcp_wire.until(server, lambda: server.counters()["disconnects"], lambda: pass_time(0.1))
+        counters = server.counters()
+    assert (counters["disconnects"], counters["oversized_frames"]) == (1, 1)
+    client = tcp_wire.client(1)
+    client.send([shapes.Ask(1)])
+    tcp_wire.receive(server, lambda b: b.clients)
 
 
 @pytest.mark.parametrize("port", [0, 1], ids=["peer port", "client port"])
