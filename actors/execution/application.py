@@ -54,6 +54,9 @@ __all__ = ["Application", "Executed", "encode_batch", "decode_batch"]
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Batch)
 
+_TOLD_BYTES = 64 << 10
+"""A state machine's figures, or its fingerprint, are not told if they take more."""
+
 Executed = tuple[Entry, Reply]
 """A command of an executed slot and how it ended (for the client that waits, if any)."""
 
@@ -487,9 +490,10 @@ class Application:
         self._restore_machine(head.slot, state)
 
     def figures(self) -> dict[str, int]:
-        """The state machine's own figures; none if it fails at that, for nobody needs them."""
+        """The state machine's own figures; none if they cannot be told, for nobody needs them."""
         try:
-            return {str(name): int(number) for name, number in self.machine.figures().items()}
+            found = {str(name): int(number) for name, number in self.machine.figures().items()}
+            return found if len(_encoder.encode(found)) <= _TOLD_BYTES else {}
         except BaseException:  # the user's code may raise anything
             return {}
 
@@ -497,9 +501,9 @@ class Application:
         """Fingerprint of state, sessions and settings, "" if the state machine offers none."""
         try:
             state = self.machine.digest()
+            if not state or len(f"{state}".encode()) > _TOLD_BYTES:
+                return ""
         except BaseException:  # the user's code may raise anything: asking stops nobody
-            return ""
-        if not state:
             return ""
         rest = hashlib.blake2b(self.sessions.summary(), digest_size=8)
         rest.update(encode_in_short(self.agreed, self.machine.limits))

@@ -266,9 +266,12 @@ def checked_machine(machine: object) -> StateMachine:
             raise ServerStartError(f"machine: {error}") from None
     if not isinstance(machine, StateMachine):
         raise ServerStartError(f"machine: {machine!r} is not a paxon.StateMachine")
-    if not isinstance(machine.language, str):
+    language: object = machine.language
+    if not isinstance(language, str) or not language.isprintable() or len(language) > 1000:
         name = type(machine).__name__
-        raise ServerStartError(f"machine: {name}.language has to be text, not {machine.language!r}")
+        raise ServerStartError(
+            f"machine: {name}.language has to be a line of text, not {language!r:.80}"
+        )
     if wrong := check_limits(machine):
         raise ServerStartError(f"machine: {wrong}")
     return machine

@@ -170,6 +170,11 @@ def test_a_directory_whose_name_is_not_utf_8(tmp_path: Path) -> None:
     [
         ({"machine": KVStore}, "give a state machine, KVStore(…), not the class"),
         ({"machine": object()}, "is not a paxon.StateMachine"),
+        (
+            {"machine": type("Odd", (KVStore,), {"language": "\ud800"})()},
+            "a line of text, not",
+        ),
+        ({"machine": type("Odd", (KVStore,), {"language": 7})()}, "a line of text, not 7"),
         ({"peers": {}}, "peers: no address is given for server 1"),
         ({"peers": [ONE]}, "peers: give the servers' addresses by id"),
         ({"peers": {1: 7110, 2: ONE}}, "7110 is no address"),

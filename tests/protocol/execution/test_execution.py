@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -427,6 +428,21 @@ def test_what_is_no_part_of_the_state_stops_nobody() -> None:
     logger.remove(sink)
     assert lines == ["watches of Broken: SystemExit: by design\n"] * 4
     assert (application.digest(), application.figures()) == ("", {})
+
+
+@pytest.mark.parametrize(
+    "told",
+    [{"x": 1 << 64}, {"x": -(1 << 63) - 1}, {"\ud800": 1}, {"x" * 100_000: 1}, {"x": math.nan}],
+)
+def test_figures_that_no_message_can_hold_are_not_told(told: dict[str, int]) -> None:
+    """Whoever asked a server how it is would have stopped it, and so all servers, one by one."""
+    machine: Any = type(
+        "Odd", (Register,), {"figures": lambda _: told, "digest": lambda _: "\ud800"}
+    )
+    application = application_of(machine())
+    assert (application.digest(), application.figures()) == ("", {})
+    machine.digest, machine.figures = lambda _: "d" * 100_000, lambda _: {"x": (1 << 64) - 1}
+    assert (application.digest(), application.figures()) == ("", {"x": (1 << 64) - 1})
 
 
 def test_who_renews_says_so_of_what_may_enter_the_log() -> None:
