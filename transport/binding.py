@@ -127,7 +127,7 @@ def in_ephemeral_range(address: str) -> bool:
     if not address.startswith("tcp://") or not port.isdigit():
         return False
     try:
-        text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii")
+        text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="utf-8")
         low, high = (int(number) for number in text.split())
     except (OSError, ValueError):
         low, high = _USUAL_RANGE

@@ -95,5 +95,5 @@ def children_of(pid: int) -> list[int]:
     found: list[int] = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(FileNotFoundError):  # that thread has just ended
-            found += map(int, path.read_text(encoding="ascii").split())
+            found += map(int, path.read_text(encoding="utf-8").split())
     return found

@@ -128,7 +128,7 @@ def with_port(host: str, port: int) -> str:
 def _ephemeral_start() -> int:
     """The first port that the kernel gives to outgoing connections."""
     try:
-        text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii")
+        text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="utf-8")
         return int(text.split()[0])
     except (OSError, ValueError, IndexError):
         return 32768

@@ -112,7 +112,7 @@ def _this_host() -> Iterator[Finding]:
 
 def _clock(path: Path) -> Iterator[Finding]:
     try:
-        source = path.read_text(encoding="ascii").strip()
+        source = path.read_text(encoding="utf-8").strip()
     except OSError:
         return
     if source in _QUICK_CLOCKS:

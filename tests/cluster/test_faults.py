@@ -179,7 +179,10 @@ def test_no_majority_no_answer_and_no_loss(tmp_path: Path) -> None:
 
 def test_random_bytes_at_both_ports(tmp_path: Path) -> None:
     draw = random.Random(7)
-    with LocalCluster(3, tmp_path) as cluster:
+    least, most = 3.0, 5.0  # (seconds, for busy machines)
+    with LocalCluster(
+        3, tmp_path, election_timeout_min=least, election_timeout_max=most
+    ) as cluster:
         leader = cluster.leader()
         targets = [cluster.addresses[leader - 1], cluster.peer_addresses[leader - 1]]
         with at_work(cluster, clients=2) as load:
