@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -155,6 +155,81 @@ def test_code_that_knows_one_field_more_sees_the_same() -> None:
     assert sample([one], 5, PARTS) == sample([[data(1), data(2)]], 5, PARTS)
     setattr(other[0], "y", 3)  # noqa: B010 (unknown to type checkers)
     assert sample([one], 5, PARTS) != sample([other], 5, PARTS)
+
+
+@dataclass
+class Inner:
+    counts: dict[str, int] = field(default_factory=dict)
+    on: bool = True
+
+
+class Pair(NamedTuple):
+    x: int
+    on: bool
+
+
+class Longer(NamedTuple):
+    x: int
+    on: bool
+    inner: Inner | None = None
+
+
+def of(*fields: Any, **options: Any) -> Any:
+    return msgspec.defstruct("P", fields, kw_only=True, **options)
+
+
+X, Y = ("x", int), ("y", int)
+ALIKE: list[tuple[object, object]] = [
+    (of(X, Y)(x=1, y=2), of(Y, X)(x=1, y=2)),
+    (of(X, Y)(x=1, y=0), of(X, ("y", int, 0))(x=1)),
+    (of(X, Y, array_like=True)(x=1, y=2), of(Y, X, array_like=True)(y=1, x=2)),
+    (of(X)(x=1), of(("number", int, msgspec.field(name="x")))(number=1)),
+    (of(X)(x=1), of(X, ("inner", Inner, msgspec.field(default_factory=Inner)))(x=1)),
+    (Pair(1, False), Longer(1, False)),
+]
+"""The same in two releases of a program."""
+UNLIKE: list[tuple[object, object]] = [
+    (of(X, Y)(x=1, y=0), of(X, Y)(x=0, y=1)),
+    (of(X, ("on", bool, True))(x=1), of(X, ("on", bool, True))(x=1, on=False)),
+    (of(X, tag="a")(x=1), of(X, tag="b")(x=1)),
+    (of(("inner", Inner))(inner=Inner()), of(("inner", Inner))(inner=Inner({"a": 0}))),
+    (Pair(1, True), Pair(2, True)),
+]
+
+
+def test_what_code_may_change_without_a_word_tells_nobody_apart() -> None:
+    for one, other in ALIKE:
+        assert sample([[one]], 5, PARTS) == sample([[other]], 5, PARTS)
+    for one, other in UNLIKE:
+        assert sample([[one]], 5, PARTS) != sample([[other]], 5, PARTS)
+
+
+def test_what_a_machine_begins_with_says_nothing_of_the_state() -> None:
+    """Such as its own name: the object may come from a client on one of these machines."""
+
+    def on(machine: str) -> list[bytes]:
+        made = dataclasses.make_dataclass(
+            "Worker", [("name", str), ("host", str, field(default_factory=lambda: machine))]
+        )
+        read = of(("name", str), ("host", str, machine))
+        return [sample([[kind(name="w", host="a")]], 5, PARTS) for kind in (made, read)]
+
+    assert on("a") == on("b")
+
+
+def test_how_long_it_takes_does_not_depend_on_how_much_an_object_holds() -> None:
+    looked_at = 0
+
+    def look(_: object) -> int:
+        nonlocal looked_at
+        looked_at += 1
+        return 1
+
+    counted: Any = dataclasses.make_dataclass("Counted", [X], init=False)
+    counted.x = property(look)
+    outer = of(("inner", Inner, msgspec.field(default_factory=Inner)))
+    sample([outer(inner=Inner({"a": [counted()] * 1000}))], 5, PARTS)  # type: ignore[dict-item]
+    assert 0 < looked_at <= PARTS
 
 
 def test_what_no_snapshot_would_take_is_not_looked_at() -> None:
