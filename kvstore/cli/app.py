@@ -30,6 +30,7 @@ from paxon.kvstore.cli import (
     watches,
 )
 from paxon.kvstore.cli.outlet import Outlet
+from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
 
 __all__ = ["app", "main"]
 
@@ -212,7 +213,7 @@ def _explain(error: Exception) -> int:
     from paxon.kvstore.cluster.cluster_file import ClusterFileError  # noqa: PLC0415
     from paxon.kvstore.cluster.local_cluster import ClusterOptionError  # noqa: PLC0415
     from paxon.kvstore.cluster.options import OptionError  # noqa: PLC0415
-    from paxon.kvstore.errors import InvalidRequest, PaxonError  # noqa: PLC0415
+    from paxon.kvstore.errors import ClusterUnavailable, InvalidRequest, PaxonError  # noqa: PLC0415
     from paxon.transport import TransportError  # noqa: PLC0415
     from paxon.transport.context import TOO_FEW_FILES, TOO_FEW_THREADS  # noqa: PLC0415
 
@@ -221,7 +222,9 @@ def _explain(error: Exception) -> int:
         _say(str(error))
         return 2
     if isinstance(error, PaxonError | TransportError):
-        _say(str(error))
+        default = f"(asked {DEFAULT_CLIENTS.replace(',', ', ')})"
+        nobody = isinstance(error, ClusterUnavailable) and default in str(error)
+        _say(f"{error}; {store.START_ONE}" if nobody else str(error))
         return exit_codes.code_of(error)
     if os.environ.get("PAXON_DEBUG"):
         raise error

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paxon.kvstore.cli.exit_codes import FAILED, UNAVAILABLE
-from paxon.kvstore.cli.store import ClusterOption, JsonOption, KeyOption, find_target, real
+from paxon.kvstore.cli.store import (
+    START_ONE,
+    ClusterOption,
+    JsonOption,
+    KeyOption,
+    find_target,
+    real,
+)
 from paxon.kvstore.client.addresses import DEFAULT_BASE_PORT, DEFAULT_CLIENTS
 
 if TYPE_CHECKING:
@@ -402,6 +409,8 @@ def status(
     else:
         _print_table(rows, state=state)
     found = problems(rows)
+    if cluster == DEFAULT_CLIENTS and not any(row.reply for row in rows):
+        found[0] += f"; {START_ONE}"
     for problem in found:
         sys.stderr.write(f"paxon: {problem}\n")
     if found:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
-from typer.core import TyperCommand
 
 from paxon.kvstore.cli.exit_codes import FAILED, NO_SUCH_KEY, NOT_AS_EXPECTED
 from paxon.kvstore.cli.store import (
     ClusterOption,
     JsonOption,
     KeyOption,
+    WithAdvice,
     as_line,
     as_typed,
     fail,
@@ -39,11 +39,10 @@ _REQUEST_SECONDS = 10.0
 _COMMAND = "paxon.command"
 
 
-class _WithCommand(TyperCommand):
-    """What stands after `--` is a command of the user's own.
+class _WithCommand(WithAdvice):
+    """What stands after `--` is a command of the user's own."""
 
-    (Contexts are typer's or click's, as the version has it.)
-    """
+    advice: ClassVar[str] = "the command to run comes after --"
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if "--" in args:

@@ -14,9 +14,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 import typer
+from typer.core import TyperCommand
 
 from paxon.kvstore.cli.exit_codes import NO_SUCH_KEY, NOT_AS_EXPECTED
 from paxon.kvstore.cli.outlet import waiting
@@ -35,7 +36,9 @@ __all__ = [
     "KeyOption",
     "TimeoutOption",
     "JsonOption",
+    "START_ONE",
     "Target",
+    "WithAdvice",
     "as_line",
     "as_typed",
     "entry_as_json",
@@ -86,6 +89,24 @@ TimeoutOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
+class WithAdvice(TyperCommand):
+    """Says what to do about words that the command was not meant to take for options or more.
+
+    (Contexts and errors are typer's or click's, as the version has it.)
+    """
+
+    advice: ClassVar[str] = "quote what has spaces, and put -- before what begins with -"
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as wrong:
+            said = getattr(wrong, "message", None) or ""
+            if said.startswith(("No such option", "Got unexpected")) and "--" not in args:
+                wrong.message = f"{said}: {self.advice}"  # type: ignore[attr-defined] # it has one
+            raise
+
+
 def real(number: float) -> float:
     """Refuse nan, which is within all bounds of an option."""
     if math.isnan(number):
@@ -105,6 +126,8 @@ _Key = Annotated[
 _Value = Annotated[
     str, typer.Argument(help="The value; - reads it from stdin.", show_default=False)
 ]
+START_ONE = "`paxon up` starts a cluster there, --cluster names another"
+"""What to do if nobody answers at the default addresses."""
 _TIMEOUT = 10.0
 _LARGEST_VALUE = 8 << 20
 """Bytes, as of `paxon.kvstore.store.operations`, which takes longer to import."""
@@ -468,4 +491,4 @@ def as_line(raw: bytes) -> str:
 def add_commands(app: typer.Typer) -> None:
     """Mount the commands of this module."""
     for command in (get, put, append, delete, cas, scan):
-        app.command(rich_help_panel=_PANEL)(command)
+        app.command(rich_help_panel=_PANEL, cls=WithAdvice)(command)

@@ -69,7 +69,7 @@ def run_up(
     cluster.console = console
     try:
         with cluster:
-            _introduce(console, cluster, directory, port)
+            _introduce(console, cluster, servers, directory, port)
             if metrics is not None:
                 last = metrics + len(cluster.servers) - 1
                 more = f" … :{last}/metrics" if last > metrics else ""
@@ -83,7 +83,9 @@ def run_up(
         return 0
 
 
-def _introduce(console: Console, cluster: LocalCluster, directory: Path | None, port: int) -> None:
+def _introduce(
+    console: Console, cluster: LocalCluster, wanted: int, directory: Path | None, port: int
+) -> None:
     count = len(cluster.servers)
     servers, them = ("server", "it") if count == 1 else ("servers", "them all")
     console.print(f"[bold]Paxon[/bold]: {count} {servers} on this machine; Ctrl-C stops {them}")
@@ -91,6 +93,8 @@ def _introduce(console: Console, cluster: LocalCluster, directory: Path | None, 
         console.print("data: in a temporary directory, removed at the end (--dir DIR keeps it)")
     else:
         console.print(f"data and logs: {cluster.directory}", markup=False)
+        if count != wanted:
+            console.print(f"its members are those of before: {wanted} would be for a new directory")
     addresses = ",".join(cluster.addresses)
     option = "" if port == DEFAULT_BASE_PORT and count == 3 else f" --cluster {addresses}"
     if cluster.secure is not None:

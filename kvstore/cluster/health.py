@@ -35,7 +35,8 @@ def problems(rows: Sequence[ServerStatus]) -> list[str]:
     found = []
     there, all_ = answering(rows)
     if there <= all_ // 2:
-        found.append(f"only {there} of {all_} servers answer")
+        some = f"only {there} of {all_} servers answer"
+        found.append(some if there else "no server answers: check that they are running")
     found += troubles(rows)
     found += _differences(replies)
     found += _leaders(replies)

@@ -7,7 +7,7 @@ __all__ = ["COUNTED", "GAUGES", "meaning_of"]
 GAUGES = {
     "watches": "Watches that this server keeps.",
     "log_slots": "Slots kept in memory.",
-    "log_bytes": "Bytes of their values.",
+    "log_bytes": "Bytes of the values of slots kept in memory.",
     "session_reply_bytes": "Bytes of replies kept for clients that have not acknowledged them.",
     "client_requests_waiting": "Requests of clients that wait for their turn.",
     "keys": "Keys in the store.",
@@ -31,7 +31,7 @@ COUNTED = {
     "slots_proposed": "Slots proposed as leader, those taken over included.",
     "slots_chosen": "Slots that this server counted a majority for.",
     "slots_executed": "Slots executed since the start, replayed ones included.",
-    "commands_executed": "Commands in them.",
+    "commands_executed": "Commands in the slots executed.",
     "queries_answered": "Reads answered.",
     "read_rounds": "Rounds of heartbeats begun because reads waited for one.",
     "lease_reads": "Reads answered on the strength of a lease.",
@@ -69,9 +69,9 @@ COUNTED = {
     "overloaded": "Requests that were refused for a bound.",
     "renewals": "Requests to let leases live on.",
     "times_proposed": "Slots proposed for their time alone.",
-    "without_room": "Values of other servers that the disk had no room for (full-disks.md).",
+    "without_room": "Values of others that did not fit on the disk (docs/design/full-disks.md).",
     "wake_ups": "Times that the state machine was woken.",
-    "failed_wake_ups": "Of these, those that raised.",
+    "failed_wake_ups": "Times that the state machine raised when it was woken.",
     "watches_answered": "Answers to watches.",
 }
 """Those that only rise, since the server's start."""

@@ -13,6 +13,8 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -21,9 +23,11 @@ from rich.console import Console
 
 from paxon.actors import NO_BALLOT
 from paxon.actors.messages import StatusReply
-from paxon.kvstore.cli import locks, up
+from paxon.kvstore.cli import locks, store, up
+from paxon.kvstore.client.addresses import DEFAULT_CLIENTS
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from paxon.kvstore.cluster.status import ServerStatus
+from paxon.kvstore.errors import ClusterUnavailable
 from tests.cluster.copies.test_backup import describe
 from tests.cluster.helpers import (
     PAXON,
@@ -123,6 +127,21 @@ def test_compare_and_set(at: tuple[str, str]) -> None:
         assert paxon_here(*wrong, *at).returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("put motto more quorums", "quote what has spaces"),
+        ("put n -1", "put -- before what begins with -"),
+        ("lock deploy make all", "the command to run comes after --"),
+        ("election boss me make -j", "the command to run comes after --"),
+    ],
+)
+def test_words_that_are_one_too_many(words: str, advice: str) -> None:
+    done = paxon_here(*words.split())
+    assert done.returncode == 2
+    assert advice in " ".join(done.stderr.decode().replace("│", " ").split())
+
+
 def test_scan(at: tuple[str, str]) -> None:
     for key, value in (
         ("fruit/b", b"tab\there"),
@@ -201,6 +220,24 @@ def test_the_environment_names_the_cluster(cluster: LocalCluster) -> None:
     variables = environment(PAXON_CLUSTER=",".join(cluster.addresses))
     assert paxon("put", "from", "environment", env=variables).returncode == 0
     assert paxon("get", "from", env=variables).stdout == b"environment"
+
+
+def test_nobody_at_the_default_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most likely nothing was started yet."""
+    unheard = ", ".join(DEFAULT_CLIENTS.split(","))
+    error = ClusterUnavailable(f"no server answered (asked {unheard}): look", unknown=False)
+    monkeypatch.setattr(store, "open_client", mock.Mock(side_effect=error))
+    monkeypatch.setattr(
+        "paxon.kvstore.cluster.status.look_around",
+        lambda addresses, *_, **_more: [ServerStatus(0, each) for each in addresses.values()],
+    )
+    for command in (("get", "key"), ("status",)):
+        done = paxon_here(*command)
+        assert done.returncode == 5
+        assert one_sentence(done).endswith(
+            "; `paxon up` starts a cluster there, --cluster names another"
+        )
+    assert b"paxon up" not in paxon_here("status", "--cluster", "127.0.0.1:1").stderr
 
 
 def test_nobody_there() -> None:
@@ -535,3 +572,14 @@ def test_up_shows_whom_its_start_waits_for(monkeypatch: pytest.MonkeyPatch) -> N
     assert out.getvalue().splitlines() == [
         "server 1 waits: waits for server 2 to make the cluster", "server 2 does not answer yet",
     ]  # fmt: skip
+
+
+def test_up_says_that_a_directory_has_members_already(tmp_path: Path) -> None:
+    out = io.StringIO()
+    cluster: Any = SimpleNamespace(
+        servers=[1, 2, 3], directory=tmp_path, addresses=["a"], secure=None
+    )
+    for wanted in (3, 5):
+        up._introduce(Console(file=out, width=200), cluster, wanted, tmp_path, 7100)
+    said = "its members are those of before: 5 would be for a new directory"
+    assert out.getvalue().splitlines().count(said) == 1

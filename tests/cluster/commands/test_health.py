@@ -33,6 +33,7 @@ NOBODY = ServerStatus(server=0, address="tcp://4")
     [
         ([row(1), row(2), row(3)], []),
         ([row(1), row(2), DOWN], []),
+        ([DOWN, NOBODY], ["no server answers: check that they are running"]),
         ([row(2), DOWN], ["only 1 of 2 servers answer"]),
         ([row(1, members=(1, 2)), NOBODY, NOBODY, NOBODY], ["only 1 of 2 servers answer"]),
         ([row(1, members=(1, 2, 3)), row(2), NOBODY, NOBODY, NOBODY], []),
