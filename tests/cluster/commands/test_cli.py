@@ -229,7 +229,9 @@ def test_nobody_at_the_default_addresses(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(store, "open_client", mock.Mock(side_effect=error))
     monkeypatch.setattr(
         "paxon.kvstore.cluster.status.look_around",
-        lambda addresses, *_, **_more: [ServerStatus(0, each) for each in addresses.values()],
+        lambda addresses, *_, **_more: [
+            ServerStatus(server=0, address=each) for each in addresses.values()
+        ],
     )
     for command in (("get", "key"), ("status",)):
         done = paxon_here(*command)
