@@ -56,6 +56,8 @@ def in_words(error: OSError) -> str:
         return "the quota on this disk is used up: free some space, or have it raised"
     if error.errno in (errno.EACCES, errno.EPERM):
         return "permission is denied: give this user the right to write there"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return "a file is where a directory should be: choose another directory"
     if error.errno == errno.EROFS:
         return "the file system is read-only: mount it writable or choose another directory"
     if error.errno == errno.EIO:

@@ -468,7 +468,7 @@ def run_peers(
     notes = dict(look_around(settings, programs))
     there = [peer for peer, note in notes.items() if not note.skipped]
     if not there:
-        reasons = " ".join(note.skipped for note in notes.values())
+        reasons = "; ".join(note.skipped for note in notes.values())
         raise BenchError(f"nothing to compare with: {reasons}")
     rows: list[PeerNote | PeerRow | GapRow] = list(notes.values())
     for block in blocks_of(settings, there):

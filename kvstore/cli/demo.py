@@ -89,7 +89,7 @@ def _story(story: Story, cluster: LocalCluster, seconds: float) -> None:
     try:
         load.start()
         killed_at = _kill_leader(story, cluster, load, leader, seconds)
-        if len(cluster.servers) > 1:
+        if len(cluster.servers) > 2:  # else no majority is left that could elect another
             _fail_over(
                 story, cluster, load, old_leader=leader, killed_at=killed_at, seconds=seconds
             )
@@ -193,10 +193,11 @@ def _bring_back(story: Story, cluster: LocalCluster, load: Load, server: ServerI
             f"server {server} did not catch up",
         )
     load.check()
+    meanwhile = "load went on" if len(cluster.servers) > 2 else "clients waited"
     newest = max(behind_from.values(), default=0)
     story.tell(
         f"server {server} restarted and caught up to slot {max(target, newest):,} in "
-        f"{time.monotonic() - restarted_at:.1f} s, while the load went on"
+        f"{time.monotonic() - restarted_at:.1f} s, while the {meanwhile}"
     )
 
 

@@ -22,7 +22,7 @@ import msgspec
 
 from paxon.actors import ServerId, SettingsError, StateMachine
 from paxon.actors.ballot import in_list
-from paxon.actors.disk.data_directory import owner_of, replace_file
+from paxon.actors.disk.data_directory import in_words, owner_of, replace_file
 from paxon.actors.members import MemberChange
 from paxon.kvstore.client.addresses import (
     client_port,
@@ -667,7 +667,7 @@ class LocalCluster:
             replace_file(directory / CLUSTER_FILE, self._described().to_toml().encode())
         except OSError as error:
             raise ClusterError(
-                f"the directory {directory} cannot be used: {error.strerror}"
+                f"the directory {directory} cannot be used: {in_words(error)}"
             ) from None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from paxon.actors import ServerId, StateMachine
 from paxon.actors.ballot import MOST_SERVERS, in_list
-from paxon.actors.disk.data_directory import make_directory, owner_of
+from paxon.actors.disk.data_directory import in_words, make_directory, owner_of
 from paxon.actors.disk.sqlite_format import held_in
 from paxon.actors.execution.machine_errors import check_limits
 from paxon.kvstore.cluster.cluster_file import STORE_MACHINE
@@ -74,7 +74,7 @@ def cluster_directory(given: Path | None, temporary: list[Path]) -> Path:
     try:
         make_directory(directory)
     except OSError as error:
-        raise ClusterError(f"the directory {directory} cannot be used: {error.strerror}") from None
+        raise ClusterError(f"the directory {directory} cannot be used: {in_words(error)}") from None
     return directory
 
 
@@ -87,7 +87,7 @@ def held_alone(directory: Path) -> ExitStack:
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise ClusterError(f"the directory {directory} cannot be used: {error.strerror}") from None
+        raise ClusterError(f"the directory {directory} cannot be used: {in_words(error)}") from None
     stack.callback(os.close, descriptor)
     stack.callback(closed_here, descriptor)
     keep_from_forks(descriptor)

@@ -178,7 +178,7 @@ def test_what_cannot_be_is_refused_before_anything_starts(tmp_path: Path) -> Non
     with pytest.raises(ClusterError, match=r"subclass of paxon\.StateMachine"):
         LocalCluster(machine=int)  # type: ignore[arg-type]  # the mistake under test
     (tmp_path / "file").write_text("")
-    with pytest.raises(ClusterError, match="cannot be used: Not a directory"):
+    with pytest.raises(ClusterError, match="cannot be used: a file is where"):
         LocalCluster(3, tmp_path / "file" / "data").start()
 
 

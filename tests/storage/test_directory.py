@@ -88,7 +88,7 @@ def test_other_files_in_the_directory_do_no_harm(tmp_path: Path) -> None:
 def test_a_file_in_its_place(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("hello")
     refused(tmp_path / "data", "there is a file of that name")
-    refused(tmp_path / "data" / "below", "Not a directory|file of that name")
+    refused(tmp_path / "data" / "below", "a file is where a directory should be|file of that name")
 
 
 def test_another_cluster(used: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import cast
+from unittest import mock
 
 import pytest
 
 from paxon.kvstore import Client
+from paxon.kvstore.cli import demo
 from paxon.kvstore.cli.demo_load import Load, Worker, missing_writes, outage, sparkline
 from paxon.kvstore.cli.live_view import in_bytes, in_time
 from paxon.testing import MemoryCluster
@@ -103,3 +105,17 @@ def test_sizes_and_times_for_people() -> None:
         "2 h",
         "2 d",
     ]
+
+
+@pytest.mark.parametrize("servers", [1, 2, 3])
+def test_only_a_majority_that_is_left_fails_over(
+    servers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = mock.MagicMock()
+    parts = ("_introduce", "_first_data", "_kill_leader", "_fail_over", "_bring_back",
+             "_show_timeline", "_compare", "_verify", "Load")  # fmt: skip
+    for part in parts:
+        monkeypatch.setattr(demo, part, getattr(told, part))
+    demo._story(mock.MagicMock(), mock.MagicMock(servers=range(servers)), 1.0)
+    assert told._fail_over.called == (servers == 3)
+    assert told._bring_back.called and told._verify.called

@@ -224,7 +224,8 @@ def test_a_directory_that_holds_something_else(single: Path, tmp_path: Path) -> 
 def test_a_directory_that_cannot_be_used(single: Path, tmp_path: Path) -> None:
     (tmp_path / "server-1").write_text("a file in its place")
     assert str(tmp_path / "server-1") in refused(single)
-    assert "Not a directory" in refused(single, "--dir", str(tmp_path / "server-1" / "deeper"))
+    said = refused(single, "--dir", str(tmp_path / "server-1" / "deeper"))
+    assert "a file is where a directory should be" in said
 
 
 def test_a_directory_without_permission(single: Path, tmp_path: Path) -> None:
