@@ -472,3 +472,13 @@ def test_help_says_what_each_setting_is_for() -> None:
     explained = re.findall(r"(?:- |, )(\w+)(?=[:,])", Settings.__doc__ or "")
     names = list(Settings.__struct_fields__)
     assert [name for name in explained if name in names] == names
+
+
+def test_another_agreed_setting_is_known_by_another_number() -> None:
+    """By it a leader knows that some server could not read a change; then it lets none in.
+
+    If this fails, raise `KNOWS`, and write down both here.
+    """
+    own = ("session_ttl", "max_sessions", "max_command_bytes", "max_outstanding",
+           "session_min_idle", "max_kept_each", "max_kept", "digest_version")  # fmt: skip
+    assert own == NAMES and KNOWS == 1
