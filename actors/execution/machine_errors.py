@@ -90,7 +90,7 @@ def check_limits(machine: StateMachine | type[StateMachine]) -> str:
         return f"{name}.limits has to be a dict of Limit(…) by name, not {limits!r:.80}"
     for key, limit in limits.items():
         where = f"{name}.limits[{key!r}]"
-        if not isinstance(key, str) or not key.isidentifier() or key in NAMES:
+        if not isinstance(key, str) or not key.isidentifier() or key in NAMES or len(key) > 100:
             return f"{where}: its name has to be a word of its own, and no setting of Paxon's"
         if not isinstance(limit, Limit):
             return f"{where} = {limit!r:.80}: write Limit(default=…, least=…, most=…, before=…)"

@@ -60,13 +60,21 @@ class ClusterSettings(msgspec.Struct, frozen=True):
         return self.values[name]
 
 
+_MOST_SETTINGS, _LONGEST_NAME = 100, 100
+"""What servers take (`ChangeSettings`); what is more they refuse unread, without an answer."""
+
+
 def check_new_values(new: Mapping[str, object]) -> dict[str, Number]:
-    """New values that can be sent; names and ranges are the servers' to know.
+    """New values that can be sent; which names and ranges there are is the servers' to know.
 
     Raises `InvalidRequest`.
     """
     checked: dict[str, Number] = {}
+    if len(new) > _MOST_SETTINGS:
+        raise InvalidRequest(f"{len(new)} settings at once: change at most {_MOST_SETTINGS}")
     for name, value in new.items():
+        if not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise InvalidRequest(f"there is no agreed setting {name!r:.80}: see `paxon settings`")
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (number and abs(value) < 1 << 63):  # type: ignore[arg-type]
             raise InvalidRequest(f"{name} = {value!r}: must be a number below 2^63")
@@ -97,8 +105,8 @@ def transfer_request(reign: Ballot, to: ServerId | None) -> bytes:
 
     Raises `InvalidRequest`.
     """
-    if to is not None and (type(to) is not int or to < 1):
-        raise InvalidRequest(f"to = {to!r}: must be the id of a server, from 1")
+    if to is not None and (type(to) is not int or not 1 <= to <= MOST_SERVERS):
+        raise InvalidRequest(f"to = {to!r}: must be the id of a server, from 1 to {MOST_SERVERS}")
     return msgspec.msgpack.encode((reign, to or 0))
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from paxon import ReplicatedDict, async_proxy, proxy
 from paxon.actors import Settings, SettingsError, StateMachine
+from paxon.actors.ballot import Ballot
 from paxon.kvstore import (
     AsyncClient,
     AsyncCommandClient,
@@ -27,6 +28,7 @@ from paxon.kvstore import (
     ServerStartError,
     start_server,
 )
+from paxon.kvstore.client.agreement import transfer_request
 from paxon.kvstore.cluster.node import _data_directory
 from paxon.testing import MemoryCluster
 from tests.kvstore.client.fake_cluster import SocketCluster
@@ -117,6 +119,10 @@ def test_operations(servers: SocketCluster) -> None:
             (lambda: anything.add_member(10**20), f"MemberChange: server cannot be {10**20}"),
             (lambda: anything.add_member(2, key=b"k"), "MemberChange: key cannot be b'k'"),
             (lambda: anything.change_settings(max_sessions=10**400), "must be a number below 2^63"),
+            (lambda: anything.change_settings(**{"x" * 101: 1}), "no agreed setting 'xxx"),
+            (lambda: anything.change_settings(**{"\ud800": 1}), "no agreed setting '"),
+            (lambda: anything.change_settings(**{f"x{n}": n for n in range(101)}), "at most 100"),
+            (lambda: transfer_request(Ballot(1, 1), 10**30), "the id of a server, from 1 to 63"),
             (lambda: anything.lease(5, on_lost=3), "on_lost has to be a plain function"),
             (lambda: anything.lock("a", reentrant=1), "reentrant has to be True or False"),
             (lambda: AsyncClient(ONE).mirror(3), "the prefix has to be a str"),  # type: ignore[arg-type]

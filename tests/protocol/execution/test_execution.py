@@ -308,6 +308,7 @@ def test_whatever_else_is_raised_is_the_commands_error(kind: Callable[[], None])
         ([1], "has to be a dict of Limit"),
         ({3: Limit(default=1, least=1, most=2, before=1)}, "its name has to be a word"),
         ({"a b": Limit(default=1, least=1, most=2, before=1)}, "its name has to be a word"),
+        ({"x" * 101: Limit(default=1, least=1, most=2, before=1)}, "its name has to be a word"),
         ({"max_sessions": Limit(default=1, least=1, most=2, before=1)}, "no setting of Paxon's"),
         ({"x": Limit(default=5, least=1, most=2, before=1)}, "default has to be from least"),
         ({"x": Limit(default="5", least=1, most=2, before=1)}, "whole numbers"),  # type: ignore[arg-type]
