@@ -250,7 +250,8 @@ class Application:
     def _part(self, payload: bytes) -> bytes:
         """The part of a reply that is compared: nothing, if the machine cannot tell which."""
         try:
-            return bytes_from(self.machine, "comparable", self.machine.comparable(payload))
+            part = with_allowance(self.machine.comparable, payload)
+            return bytes_from(self.machine, "comparable", part)
         except BaseException as error:  # the user's code may raise anything
             if depends_on_process(error):
                 raise ExecutionFailed(self.machine, self.executed, error, "comparable") from error

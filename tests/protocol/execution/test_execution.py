@@ -219,6 +219,23 @@ def test_a_machine_that_recurses_fails_the_command_alike_on_every_server() -> No
     assert {status for status, _ in shallow} == {ReplyStatus.OK, ReplyStatus.FAILED}
 
 
+def test_what_is_compared_has_the_same_room_wherever_the_caller_stands() -> None:
+    """Else equal servers would differ, where one finds it and another does not."""
+    seen: list[int] = []
+
+    class Comparing(Register):
+        def comparable(self, reply: bytes) -> bytes:
+            seen.append(deepest())
+            return reply
+
+    def at(depth: int) -> object:
+        return at(depth - 1) if depth else applied(Comparing(), b"x")
+
+    for depth in (0, 333, 0):
+        at(depth)
+    assert len(seen) == 3 and len({*seen}) == 1
+
+
 # --- what depends on the process ------------------------------------------------------------------
 
 
