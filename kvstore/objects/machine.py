@@ -185,7 +185,8 @@ class ObjectMachine(StateMachine):
             return comparable(reply)
         self._compared_slot = slot
         timers = self._moment.timers
-        state = [getattr(self.object, field.name) for field in self._fields]
+        names = sorted(field.name for field in self._fields)  # (in code in whatever order)
+        state = [getattr(self.object, name) for name in names]
         state += [timers.waiting, timers.next_id]
         return comparable(reply) + sample(state, slot, self._compared_parts)
 

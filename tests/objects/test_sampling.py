@@ -204,6 +204,29 @@ def test_what_code_may_change_without_a_word_tells_nobody_apart() -> None:
         assert sample([[one]], 5, PARTS) != sample([[other]], 5, PARTS)
 
 
+def test_the_fields_of_a_class_may_stand_in_another_order() -> None:
+    class One(Replicated):
+        a: int = 1
+        b: int = 2
+
+        @command
+        def nothing(self) -> None: ...
+
+    class Other(Replicated):
+        b: int = 2
+        a: int = 1
+
+        @command
+        def nothing(self) -> None: ...
+
+    seen = []
+    for kind in (One, Other):
+        machine = machine_of(kind())
+        machine.agree({VERSION: 1, COMPARED_PARTS: PARTS})
+        seen.append(seen_in(machine, 1))
+    assert seen[0] == seen[1] != NOTHING
+
+
 def test_what_a_machine_begins_with_says_nothing_of_the_state() -> None:
     """Such as its own name: the object may come from a client on one of these machines."""
 
