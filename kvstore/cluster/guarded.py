@@ -100,9 +100,9 @@ def _attend(running: _Running, held: Held, happenings: SimpleQueue[_Happening]) 
     lost, kill_at = "", float("inf")
     while True:
         left = held.lease.time_left()
-        if not lost:
+        if not lost and left > grace:
             running.may_last(left, grace)
-        if not lost and left <= grace:
+        elif not lost:
             lost = held.lease.reason or _TOO_LATE
             kill_at = time.monotonic() + (left or grace)
             running.end(left or grace)

@@ -7,11 +7,15 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from paxon import Client, Contender, Held, RequestTimeout
 from paxon.kvstore.cli import locks
+from paxon.kvstore.cluster import guarded
 from paxon.testing import MemoryCluster
 from tests.cluster.helpers import one_sentence, paxon_here, pid_is_alive
 from tests.waiting import wait_until
@@ -164,6 +168,24 @@ def test_a_command_is_asked_to_end_before_its_lease_is_over(
     done = paxon_here("lock", "a", *at, "--ttl", "4", "--", "sh", "-c", script)
     assert done.returncode == 1 and "could not be renewed in time" in one_sentence(done)
     assert Path("asked").exists()
+
+
+def test_one_whose_lease_has_ended_has_its_time_to_end() -> None:
+    """The process beside is not to end it meanwhile, as if it had been asked long ago."""
+    told: list[tuple[str, float]] = []
+    running: Any = SimpleNamespace(
+        may_last=lambda left, _: told.append(("may last", left)),
+        end=lambda seconds: told.append(("end", seconds)),
+        send=lambda _: None,
+    )
+    lefts = iter([9.0, 0.0])
+    lease = SimpleNamespace(ttl=8.0, reason="it has ended", time_left=lambda: next(lefts, 0.0))
+    happenings: SimpleQueue[Any] = SimpleQueue()
+    happenings.put(("signal", signal.SIGUSR1))
+    happenings.put(("ended", 0))
+    held: Any = SimpleNamespace(lease=lease, lost=threading.Event())
+    assert guarded._attend(running, held, happenings).lost == "it has ended"
+    assert told == [("may last", 9.0), ("end", 2.0)]
 
 
 @pytest.mark.parametrize(
