@@ -46,7 +46,8 @@ _HANGS_UP = (
 )
 _ANOTHER_KEY = (
     "it ends every connection amid the handshake, as a server does whose public key is not the one "
-    "that was given for it here: compare them (docs/running/keys.md)"
+    "that was given for it here: compare them (docs/running/keys.md), unless it is a port "
+    "forwarder whose server is down, which does the same"
 )
 SOCKADDR_BYTES = 16
 _libc = ctypes.CDLL(None)
