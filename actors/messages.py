@@ -689,7 +689,9 @@ class Addresses(Wire, frozen=True, tag=11):
     """Any server → client that has sent `TellAddresses`: here servers are by now."""
 
     addresses: dict[ServerId, str]
-    """Where clients reach each server of the cluster, as far as the sender knows."""
+    """Where clients reach each server of the cluster, as far as the sender knows …"""
+    keys: dict[ServerId, str] = {}
+    """… and these servers' public keys; none where there are no keys."""
 
 
 ServerReply: TypeAlias = (

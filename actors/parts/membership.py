@@ -517,9 +517,14 @@ class Membership(Part):
 
     def tell_clients(self, most: int = TOLD_AT_ONCE) -> None:
         """Servers have moved: tell clients that listen, though they may be silent."""
-        addresses = Addresses(self.places.client_addresses())
+        addresses = self.client_places()
         for client in self.places.take_untold(most):
             self._outbox.reply(client, addresses)
+
+    def client_places(self) -> Addresses:
+        """Where clients reach all servers, and by which keys."""
+        addresses, known = self.places.client_addresses(), self._outbox.network.keys()
+        return Addresses(addresses, {s: key for s, key in known.items() if s in addresses})
 
     def on_places_timer(self) -> None:
         """Tell clients; tell servers again that have not answered, elsewhere if they never do."""

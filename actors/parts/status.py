@@ -11,7 +11,6 @@ from paxon.actors.environment import ClientToken, ServerBurst
 from paxon.actors.execution.agreed import agreed_values, differences
 from paxon.actors.members import AskMembers, Members, Outcome
 from paxon.actors.messages import (
-    Addresses,
     OtherCluster,
     SlotReply,
     SlotRequest,
@@ -73,9 +72,8 @@ class Telling(Part):
 
     def on_tell_addresses(self, _request: TellAddresses, client: ClientToken) -> None:
         """Tell a client where all servers are, from now on whenever that changes."""
-        places = self._host.places
-        places.listen(client)
-        self._outbox.reply(client, Addresses(places.client_addresses()))
+        self._host.places.listen(client)
+        self._outbox.reply(client, self._host.membership.client_places())
 
     def on_slot_request(self, request: SlotRequest, client: ClientToken) -> None:
         """Tell what is in a slot."""

@@ -290,8 +290,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
                     self._on_overloaded(address, reply)
                 case StatusReply() | SlotReply():
                     self._side.told(address, reply)
-                case Addresses(addresses):
-                    self.search.tells(address, addresses)
+                case Addresses(addresses, keys):
+                    self.search.tells(address, addresses, keys)
                 case WatchesHeld():
                     self.watches.on_held(address, reply, now)
                 case PortOfServers():

@@ -41,11 +41,17 @@ class Keyring:
             )
         secure_client(socket, self._own, self._by_address[address])
 
-    def learn(self, addresses: Mapping[int, str]) -> bool:
+    def learn(self, addresses: Mapping[int, str], keys: Mapping[int, str]) -> bool:
         """A server tells where each of them is reached, by its id; whether it has to tell more.
 
-        It has of one that is new, or elsewhere than before: that may be another, with its own key.
+        It has of one that is new, or elsewhere than before, and of which it does not tell the key:
+        that may be another, with its own.
         """
+        self.trust(
+            Member(server, 0, client=addresses[server], key=key)
+            for server, key in keys.items()
+            if server in addresses
+        )
         unknown = set(addresses.values()) - set(self._by_address) - self._asked
         self._asked |= unknown
         for server, address in addresses.items():
@@ -72,8 +78,8 @@ _MOST = 1024
 
 def learner(
     secure: object, core: CommandCore[Any, Any], clock: Callable[[], float]
-) -> Callable[[Mapping[int, str]], None] | None:
-    """A function to be told where servers are, with keys: it asks for those of new ones."""
+) -> Callable[[Mapping[int, str], Mapping[int, str]], None] | None:
+    """A function to be told where servers are, with keys: it asks for those not told."""
     if not isinstance(secure, Keyring):
         return None
 
@@ -82,8 +88,8 @@ def learner(
             secure.trust(decode_members(done.value()).members)
             core.search.ask_addresses_anew()
 
-    def learn(addresses: Mapping[int, str]) -> None:
-        if secure.learn(addresses):
+    def learn(addresses: Mapping[int, str], keys: Mapping[int, str]) -> None:
+        if secure.learn(addresses, keys):
             question = AskMembers(secrets.randbits(62) + 1)
             end = (now := clock()) + _ANSWER_SECONDS
             ticket = core.ask(core.search.target, now=now, deadline=end, what=question)

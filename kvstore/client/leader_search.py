@@ -101,8 +101,8 @@ class LeaderSearch:
         """Since when the target has been owing answers without giving any; None: owes none."""
         self.pause_until = -math.inf
         """Nothing is sent to the target before."""
-        self.on_addresses: Callable[[Mapping[int, str]], object] | None = None
-        """Is told where each server is reached, by its id."""
+        self.on_addresses: Callable[[Mapping[int, str], Mapping[int, str]], object] | None = None
+        """Is told where each server is reached, by its id, and the keys of some."""
         self.asks_addresses = redirect
         """Some server may not have been asked yet to tell where all of them are."""
         self.told: list[str] = []
@@ -199,22 +199,22 @@ class LeaderSearch:
         else:
             self._turn_to(hint, now)
 
-    def learn(self, addresses: Mapping[int, str]) -> None:
-        """A server tells where all of them are reached; they may have moved."""
+    def learn(self, addresses: Mapping[int, str], keys: Mapping[int, str] | None = None) -> None:
+        """A server tells where all of them are reached, and by which keys; they may have moved."""
         if not addresses:
             return
         if self.on_addresses is not None:
-            self.on_addresses(addresses)
+            self.on_addresses(addresses, keys or {})
         for address in addresses.values():
             self._learn(address)
         if self._redirect:
             self.told[:] = addresses.values()
             self.asks_addresses = True
 
-    def tells(self, address: str, addresses: Mapping[int, str]) -> None:
+    def tells(self, address: str, addresses: Mapping[int, str], keys: Mapping[int, str]) -> None:
         """A server that was asked tells where all are, and will tell of changes."""
         self._asked[address] = math.inf
-        self.learn(addresses)
+        self.learn(addresses, keys)
 
     def ask_addresses(self, send: Callable[[str, ClientMessage, int], object]) -> None:
         """Ask target and members to tell where all are: once over each connection.

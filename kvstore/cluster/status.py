@@ -86,7 +86,7 @@ class StatusProbe:
         self, others: Mapping[ServerId, str], teller: Mapping[ServerId, str], timeout: float
     ) -> None:
         """With keys: have `teller`, which has answered, tell those of servers it has told of."""
-        if isinstance(self._secure, Keyring) and self._secure.learn(others):
+        if isinstance(self._secure, Keyring) and self._secure.learn(others, {}):
             self._question(teller, AskMembers(self._number + 1), timeout)
 
     def _question(

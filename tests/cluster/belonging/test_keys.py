@@ -247,7 +247,11 @@ def test_a_key_belongs_to_a_server_wherever_it_is_told_to_be() -> None:
     known: dict[str | int, str] = {"tcp://a:1": one, 2: two}
     ring = secure_with(known)
     assert isinstance(ring, Keyring)
-    ring.learn({1: "tcp://a:1", 2: "tcp://b:1", 3: "tcp://c:1"})  # nobody gave a key for server 3
+    where = {1: "tcp://a:1", 2: "tcp://b:1", 3: "tcp://c:1"}
+    assert ring.learn(where, {4: one})  # nobody gave a key for server 3
     assert ring._by_address == {"tcp://a:1": one, "tcp://b:1": two}
-    ring.learn({1: "tcp://b:1", 2: "tcp://a:1"})  # they have exchanged their addresses
+    ring.learn({1: "tcp://b:1", 2: "tcp://a:1"}, {})  # they have exchanged their addresses
     assert ring._by_address == {"tcp://a:1": two, "tcp://b:1": one}
+    three = CurveKeys.generate().public
+    assert not ring.learn({1: "tcp://d:1", 3: "tcp://e:1"}, {1: three, 3: two})
+    assert ring._by_address["tcp://d:1"] == three and ring._by_address["tcp://e:1"] == two

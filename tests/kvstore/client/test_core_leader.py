@@ -301,17 +301,18 @@ MOVED = {1: D, 2: E, 3: F}
 
 def test_where_all_servers_are_is_learnt_from_whoever_tells() -> None:
     world = World((A,))
-    seen: list[Mapping[int, str]] = []
-    world.core.search.on_addresses = seen.append
+    seen: list[tuple[Mapping[int, str], Mapping[int, str]]] = []
+    world.core.search.on_addresses = lambda *told: seen.append(told)
     open_session(world)
     world.answer(A, NotLeader(0, "", 3, {1: A, 2: B}))
     assert world.core.search.servers == [A, B]
     world.answer(B, NotLeader(0, "", 3, MOVED))
     assert world.core.search.servers == [A, B, D, E, F]
-    assert seen[-2:] == [{1: A, 2: B}, MOVED]
+    assert seen[-2:] == [({1: A, 2: B}, {}), (MOVED, {})]
     world.core._opening = Request("open", 1, b"", [])
     world.answer(A, SessionOpened(1, 7, LANGUAGE, 0, 0, {1: "tcp://g:1"}))
-    world.answer(A, Addresses({2: "tcp://h:1"}))
+    world.answer(A, Addresses({2: "tcp://h:1"}, {2: "key"}))
+    assert seen[-1] == ({2: "tcp://h:1"}, {2: "key"})
     assert world.core.search.servers[-2:] == ["tcp://g:1", "tcp://h:1"]
 
 

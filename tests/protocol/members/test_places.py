@@ -20,8 +20,10 @@ from paxon.actors.records.places import (
     plausible,
 )
 from paxon.transport import Burst, is_dialable
+from tests.harness import ADDRESSES
 from tests.messages import beat
 from tests.protocol.members.test_changes import change, serving
+from tests.quiet import QuietNetwork
 
 MADE = Made(7, "test", ((1, 101), (2, 102), (3, 103)), b"")
 FILE = {server: f"tcp://host-{server}:7110" for server in (1, 2, 3)}
@@ -215,3 +217,14 @@ def test_silent_clients_are_told_of_moves_some_in_each_step_and_all_by_who_retir
     assert 0 < len(cluster.servers[3].places.untold) == len(silent) - len(heard())
     cluster.hand(3, 1, beat(Ballot.first_of(1).next_for(1), 1))
     assert list(cluster.retired) == [3] and heard() == silent
+
+
+def test_clients_are_told_the_keys_of_the_servers_that_they_are_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = {1: "one", 3: "three", 9: "stranger"}
+    monkeypatch.setattr(QuietNetwork, "keys", lambda _: keys)
+    cluster = serving(3, (1, 2, 3))
+    cluster.request(2, TellAddresses())
+    [told] = cluster.told(Addresses)
+    assert (told.addresses, told.keys) == (ADDRESSES, {1: "one", 3: "three"})
