@@ -117,7 +117,7 @@ def _assigned_in_init(owner: type) -> Iterator[str]:
 def _statements(owner: type) -> Iterator[tuple[str, ast.AST]]:
     """All that stands in the `__init__` that a class brings itself, and its name for `self`."""
     function = owner.__dict__.get("__init__")
-    if not isinstance(function, types.FunctionType) or owner is object:
+    if not isinstance(function, types.FunctionType):
         return
     try:
         source = textwrap.dedent(inspect.getsource(function))

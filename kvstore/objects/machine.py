@@ -170,10 +170,7 @@ class ObjectMachine(StateMachine):
         except msgspec.DecodeError:  # a client of the store, for one
             name = self._definition.name
             raise TypeError(f"this cluster replicates {name}, and that is no call of it") from None
-        try:
-            return self._run_all(calls, is_query=True)
-        finally:
-            self._moment.querying = False
+        return self._run_all(calls, is_query=True)
 
     def comparable(self, reply: bytes) -> bytes:
         """The reply, and in each slot some of the state: what has got into that has no other sign.

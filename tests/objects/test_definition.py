@@ -11,8 +11,9 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from uuid import uuid4
 
 import pytest
+from msgspec import Meta
 
-from paxon import Replicated, command, query, since
+from paxon import Replicated, command, proxy, query, since
 from paxon.kvstore.objects.machine import machine_of
 from tests.objects.classes import Bank
 
@@ -75,6 +76,17 @@ def test_what_has_no_annotation_is_refused() -> None:
             def __init__(self) -> None:
                 self.count = 0
 
+    def pair() -> None:
+        class Bad(Replicated):
+            one: int
+
+            def __init__(self) -> None:
+                self.one, self.other = 1, 2
+
+    def plain() -> None:
+        class Bad(Replicated):
+            what: Plain
+
     def stars() -> None:
         class Bad(Replicated):
             @command
@@ -88,6 +100,8 @@ def test_what_has_no_annotation_is_refused() -> None:
     refused("Bad.put: argument 'key' has no annotation", argument)
     refused("Bad.put: its result has no annotation", result)
     refused("Bad.__init__ sets self.count without an annotation", field)
+    refused("Bad.__init__ sets self.other without an annotation", pair)
+    refused("Bad.what cannot be kept: Plain is no dataclass", plain)
     refused("Bad.put: *keys cannot be carried", stars)
     refused("Bad.put(key): its annotation 'NoSuchThing' means nothing here", nonsense)
 
@@ -173,6 +187,7 @@ def test_names_and_versions_that_clash_are_refused() -> None:
     refused("a version is an int from 1", lambda: command(since=0))
     refused("a version is an int from 1", lambda: command(since=1 << 70))
     refused("a version is an int from 1", lambda: since(0))
+    refused("a version is an int from 1", lambda: since(True))
 
 
 def test_what_would_not_be_executed_or_kept_as_it_reads_is_refused() -> None:
@@ -219,6 +234,7 @@ def test_fields_of_body_and_init_and_of_the_classes_above() -> None:
     class Base(Replicated):
         limit: int = 3
         shared: ClassVar[list[int]] = []
+        most: ClassVar = 7
 
         def __init__(this) -> None:  # noqa: N805
             this.__hidden: "list[int]" = []  # noqa: UP037
@@ -227,12 +243,14 @@ def test_fields_of_body_and_init_and_of_the_classes_above() -> None:
     class Other(Base):
         def __init__(self) -> None:
             super().__init__()
-            self.newer: Annotated[float, since(3)] = 0
+            self.newer: Annotated[float, Meta(ge=0), since(3)] = 0.5
             self.any: dict[str, Any] = {}
+            self.limit = 4
 
     fields = Other.__paxon_definition__.fields
     assert list(fields) == ["limit", "_Base__hidden", "newer", "any"]
-    assert fields["newer"].since == 3
+    assert (fields["newer"].since, fields["any"].since) == (3, 1)
+    assert fields["newer"].annotation == Annotated[float, Meta(ge=0)]
     assert Other.__paxon_definition__.newest == 3
     assert machine_of(Other()).snapshot()
 
@@ -371,6 +389,10 @@ def test_a_class_of_a_function_finds_what_is_defined_there() -> None:
         def __init__(self) -> None:
             self.kept: list[Local] = []
 
+    def keep(self: Any, what: Local) -> None: ...
+
+    made: Any = type("Made", (Replicated,), {"keep": command(keep), "__module__": __name__})
+    assert made.__paxon_definition__.attributes["keep"].parameters == ("what",)
     for cls, name in ((Keeper, "kept"), (Abstract, "more"), (Of, "kept")):
         assert cls.__paxon_definition__.fields[name].annotation == list[Local]
 
@@ -400,6 +422,9 @@ def test_an_object_by_itself_is_a_plain_python_object() -> None:
             self.last = self.random.randint(1, 10**9)
             return self.last
 
+    with proxy("127.0.0.1:1", Dice) as other:
+        for none in (Replicated(), other):
+            refused("is no object of a subclass of Replicated", lambda none=none: machine_of(none))  # type: ignore[misc]
     assert Dice().roll() == Dice().roll()
     assert Dice().now == 0
 

@@ -176,6 +176,10 @@ def test_the_order_of_a_set_gets_into_no_result_and_no_timer() -> None:
             return {*self.names}
 
         @command
+        def each(self) -> set[str]:
+            return {*self.names}
+
+        @command
         def put(self, names: list[str], by: Any) -> None:
             self.names += names
 
@@ -188,13 +192,69 @@ def test_the_order_of_a_set_gets_into_no_result_and_no_timer() -> None:
         def some(self) -> set[str | int]:
             return {"a", 1}
 
+        @query
+        def listed(self) -> Collection[str]:
+            return {*self.names}
+
     machine = machine_of(Names())
+    value(machine, "put", names=["c", "a", "d", "b"], by=1)
+    assert value(machine, "each") == ["a", "b", "c", "d"]  # (sorted)
     assert "a set in place of a list has another order on each" in call(machine, "all").text
     assert "a set in place of a list" in call(machine, "later", what="list").text
     assert "a set is no plain data" in call(machine, "later", what="any").text
     assert len(machine.object.timers) == 0
-    [some] = decode_answer(machine.query(encode([("some", {})]))).outcomes
-    assert some.kind == RETURNED  # (nobody compares it)
+    asked = decode_answer(machine.query(encode([("some", {}), ("listed", {})]))).outcomes
+    assert [each.kind for each in asked] == [RETURNED] * 2  # (nobody compares it)
+
+
+def test_timers_call_commands_with_arguments_that_they_take() -> None:
+    class Clock(Replicated):
+        @command
+        def tick(self, times: int) -> None: ...
+
+        @query
+        def look(self) -> None: ...
+
+        @command
+        def later(self, what: str) -> None:
+            calls: Any = {"query": (self.look,), "wrong": (self.tick, "twice")}
+            self.timers.after(1, *calls[what])
+
+    machine = machine_of(Clock())
+    assert "timers call commands of Clock, not" in call(machine, "later", what="query").text
+    assert "Expected `int`, got `str`" in call(machine, "later", what="wrong").text
+    assert len(machine.object.timers) == 0
+
+
+def test_of_an_error_that_is_declared_no_more_is_compared_than_is_alike() -> None:
+    class Fails(Replicated):
+        @command(raises=(RecursionError, KeyError))
+        def fail(self, how: str) -> None:
+            if how == "deep":
+                self.fail(how)
+            raise KeyError({"a", "b"})
+
+    machine = machine_of(Fails())
+    deep, odd = (call(machine, "fail", how=how) for how in ("deep", "odd"))
+    assert (deep.declared, deep.text) == (False, "RecursionError: it nested too deep")
+    assert odd.declared and decode_value(odd.value) is None  # (a set has an order of its own)
+
+
+def test_what_does_not_fit_into_one_reply_is_its_calls_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Long(Replicated):
+        @query
+        def text(self, size: int) -> str:
+            return "x" * size
+
+    monkeypatch.setattr("paxon.kvstore.objects.machine.LARGEST_REPLY", (1 << 16) + 100)
+    machine = machine_of(Long())
+    asked = machine.query(encode([("text", {"size": size}) for size in (40, 40, 40)]))
+    kinds = [outcome.kind for outcome in decode_answer(asked).outcomes]
+    assert kinds == [RETURNED, RETURNED, RAISED]
+    assert call(machine, "text", size=98).kind == RETURNED
+    assert call(machine, "text", size=99).text.endswith("its result is too large to be sent")
 
 
 @pytest.mark.parametrize("method", ["plain", "of_any", "timer", "of_any_in_a_timer", "error"])
@@ -267,6 +327,10 @@ def test_a_snapshot_of_ones_own() -> None:
             self.words.append(word)
             return len(self.words)
 
+        @query
+        def last(self) -> str:
+            return self.words[-1]
+
         def snapshot(self) -> bytes:
             return " ".join(self.words).encode()
 
@@ -274,10 +338,14 @@ def test_a_snapshot_of_ones_own() -> None:
             self.words = snapshot.decode().split(" ")
 
     machine = machine_of(Text())
+    assert (machine.snapshots_are_sound, machine_of(Flags()).snapshots_are_sound) == (False, True)
     assert value(machine, "say", word="on") == 2
     other = restored(machine, Text())
     assert value(other, "say", word="end") == 3
     assert other.digest() != machine.digest()
+    machine.query(encode([("last", {})]))  # (and that is over then)
+    machine.restore(other.snapshot())
+    assert other.digest() == machine.digest()
 
 
 def test_a_snapshot_that_cannot_be_restored_names_the_field() -> None:
@@ -429,13 +497,18 @@ def test_random_numbers_follow_from_seed_slot_and_position() -> None:
     def drawn(seed: int, slot: int, before: int) -> int:
         machine = machine_of(Jobs())
         machine.made(seed)
+        machine.enter(slot - 1)
+        value(machine, "draw")
         machine.enter(slot)
         for _ in range(before):
             value(machine, "names")
         result: int = value(machine, "draw")
         return result
 
-    assert drawn(7, 9, 0) == drawn(7, 9, 0)
+    late = machine_of(Jobs())  # (here no slot came before, nor was anything asked for)
+    late.made(7)
+    late.enter(9)
+    assert value(late, "draw") == drawn(7, 9, 0)
     assert len({drawn(7, 9, 0), drawn(8, 9, 0), drawn(7, 10, 0), drawn(7, 9, 1)}) == 4
 
 
