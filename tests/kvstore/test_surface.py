@@ -242,10 +242,17 @@ def test_a_long_range_is_of_one_revision(cluster: MemoryCluster, kv: Client) -> 
 def three_tries(monkeypatch: pytest.MonkeyPatch) -> None:
     """The time of a `transact` is up after its third try, and not amid one."""
 
-    def paused(tries: int, left: float) -> float:
-        return pause_before_next(tries, left if tries < 3 else 0.0)
+    def paused(tries: int, spent: float, left: float) -> float:
+        return pause_before_next(tries, spent, left if tries < 3 else 0.0)
 
     monkeypatch.setattr(faces, "pause_before_next", paused)
+
+
+def test_no_try_begins_for_which_there_is_no_time() -> None:
+    """Amid one the time was up, and it was said that no server answers."""
+    assert 0 <= pause_before_next(2, 0.5, 0.36) <= 0.1
+    with pytest.raises(Conflict, match="2 times: nothing was written"):
+        pause_before_next(2, 0.5, 0.25)
 
 
 def test_a_retried_transact_says_what_the_call_would(kv: Client, unheard: list[Any]) -> None:

@@ -162,7 +162,8 @@ class AsyncStoreCalls(Comparing):
     ) -> T:
         """Have an async function read and write as if nobody else did; see `Client.transact`."""
         compares_of(if_)
-        until = time.monotonic() + check_timeout(timeout, self._timeout)
+        begun = time.monotonic()
+        until = begun + check_timeout(timeout, self._timeout)
         tries = 0
         while True:
             transaction = AsyncTransaction(self, if_, until)
@@ -177,7 +178,8 @@ class AsyncStoreCalls(Comparing):
                         return value
                     return await self._run(commit.steps(), until, "linearizable", commit)
             tries += 1
-            await asyncio.sleep(pause_before_next(tries, until - time.monotonic()))
+            now = time.monotonic()
+            await asyncio.sleep(pause_before_next(tries, now - begun, until - now))
 
 
 class AsyncTransaction(Draft):

@@ -200,7 +200,8 @@ class StoreCalls(Comparing):
             RequestTimeout: the outcome is unknown; `retry` finds it out.
         """
         compares_of(if_)
-        until = time.monotonic() + check_timeout(timeout, self._timeout)
+        begun = time.monotonic()
+        until = begun + check_timeout(timeout, self._timeout)
         tries = 0
         while True:
             transaction = Transaction(self, if_, until)
@@ -215,7 +216,8 @@ class StoreCalls(Comparing):
                         return value
                     return self._run(commit.steps(), until, "linearizable", commit)
             tries += 1
-            time.sleep(pause_before_next(tries, until - time.monotonic()))
+            now = time.monotonic()
+            time.sleep(pause_before_next(tries, now - begun, until - now))
 
 
 class Transaction(Draft):
