@@ -7,7 +7,8 @@ import atexit
 import math
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from paxon.actors.messages import ServerReply
@@ -18,9 +19,28 @@ from paxon.kvstore.client.outcomes import CLOSED, FORKED
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.errors import ClientClosed, InvalidRequest
 
-__all__ = ["AsyncDriver"]
+__all__ = ["AsyncDriver", "limited"]
 
 AnyTicket = Ticket[Any, Any]
+
+
+@asynccontextmanager
+async def limited(timeout: asyncio.Timeout) -> AsyncIterator[None]:
+    """An `asyncio.timeout` that ends in TimeoutError, whatever befell the task before.
+
+    A task group that fails can leave its task counted as cancelled, and from then on Python 3.11.2
+    takes the end of each timeout in it for a cancellation.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    try:
+        async with timeout:
+            yield
+    except asyncio.CancelledError:
+        if not timeout.expired() or task.cancelling() > before:
+            raise
+        raise TimeoutError from None
 
 
 class AsyncDriver:

@@ -10,7 +10,7 @@ from typing import Self
 
 import msgspec
 
-from paxon.kvstore.client.async_driver import AsyncDriver
+from paxon.kvstore.client.async_driver import AsyncDriver, limited
 from paxon.kvstore.client.checks import check_wait
 from paxon.kvstore.client.core import ClientCore
 from paxon.kvstore.client.watches.events import Event, Told
@@ -106,7 +106,7 @@ class AsyncWatch:
         ticket = self._core.next_answer(watched, now=self._driver.enter(), deadline=math.inf)
         self._driver.plan_pump()
         try:
-            async with asyncio.timeout(timeout):
+            async with limited(asyncio.timeout(timeout)):
                 await self._driver.wait(ticket)
         except TimeoutError:
             if not ticket.done:

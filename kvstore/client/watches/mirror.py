@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol, Self, TypeVar
 
 from paxon.kvstore.client.arguments import Key, as_text, check_prefix
+from paxon.kvstore.client.async_driver import limited
 from paxon.kvstore.client.calls.answers import RangeResult
 from paxon.kvstore.client.checks import call_plain, check_wait
 from paxon.kvstore.client.watches.async_watch import AsyncWatch
@@ -211,7 +212,7 @@ class AsyncMirror(Reflection):
                 if self._error is not None:
                     raise self._error
                 try:
-                    async with asyncio.timeout_at(until):
+                    async with limited(asyncio.timeout_at(until)):
                         await self._changed.wait()
                 except TimeoutError:
                     raise TimeoutError(

@@ -19,6 +19,7 @@ from paxon import (
     Compacted,
     Event,
     InvalidRequest,
+    NotAcquired,
     RequestTimeout,
 )
 from paxon.testing import MemoryCluster
@@ -438,3 +439,27 @@ def test_an_asynchronous_mirror(
             await asyncio.wait_for(flags.close(), SOON)
 
     asyncio.run(with_client(cluster, main))
+
+
+def test_times_end_in_a_task_that_was_cancelled_once_and_went_on(cluster: MemoryCluster) -> None:
+    """As a task group leaves it that fails; Python 3.11.2 took the end of a time for another."""
+
+    async def main() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        async with cluster.async_client() as client, client.lock("held"):
+            with pytest.raises(TimeoutError, match="nothing has happened within"):
+                await client.watch("nothing").next(0.01)
+            with pytest.raises(NotAcquired):
+                await client.lock("held").acquire(timeout=0.01)
+            async with client.mirror("none/") as mirror:
+                with pytest.raises(TimeoutError, match="did not become true"):
+                    await mirror.wait(lambda _: False, timeout=0.01)
+            asyncio.get_running_loop().call_later(0.01, task.cancel)
+            with pytest.raises(asyncio.CancelledError):
+                await client.watch("nothing").next(SOON)
+
+    asyncio.run(main())
