@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ from paxon import Client, ClusterError, LocalCluster, StateMachine
 from paxon.kvstore.etcd.messages import message
 from paxon.kvstore.store.operations import MAX_KEY_BYTES
 from tests.cluster.helpers import PAXON, environment
+from tests.etcd import test_api_faults, test_locks, test_streams
 from tests.etcd.test_json import ask
 from tests.etcd.test_locks import Services, b64, contenders, lease
 from tests.etcd.test_streams import WatchStream
@@ -203,6 +205,25 @@ def test_what_came_in_by_one_door_is_there_by_all_of_them_after_a_restart(
     for server in cluster.addresses:  # each has it
         with Client([server], redirect=False) as kv:
             wait_until(lambda kv=kv: all(kv.get(k, mode="stale") == values[k] for k in values))  # type: ignore[misc]
+    client.close()
+
+
+def test_what_is_so_in_memory_is_so_on_servers_after_a_takeover(cluster: LocalCluster) -> None:
+    """The cases at which others broke: etcd #6278, #10566, #18089, #19179, python-etcd3 #1120."""
+    gateway: Any = SimpleNamespace(address=cluster.etcd_address)
+    client, services = Grpc(gateway.address), Services(gateway.address)
+    leader = cluster.leader()
+    cluster.kill(leader)
+    test_api_faults.test_a_missing_key_has_zeros_and_no_value(client)
+    test_api_faults.test_prefixes_that_end_in_the_highest_byte(client)
+    test_api_faults.test_large_numbers_zeros_and_leases_that_ended_as_json(gateway.address, client)
+    test_streams.test_a_watch_from_before_the_compaction_is_ended_with_where_to_begin(client)
+    test_locks.test_who_gives_up_leaves_no_contender(client, services)
+    test_locks.test_a_waiter_whose_lease_ends_is_told(gateway)
+    test_locks.test_names_that_begin_alike_do_not_touch_each_other(gateway)
+    test_locks.test_an_election(client, services)
+    cluster.restart(leader)
+    services.close()
     client.close()
 
 
