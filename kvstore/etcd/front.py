@@ -244,6 +244,8 @@ class Front:
                     raise
         await self._look_for_gateways()
         await self._register()
+        while not self.term:  # nobody led at the first look, and no answer is of term 0
+            await self.look()
         self._looking = asyncio.create_task(self._keep_looking())
 
     async def close(self) -> None:

@@ -113,3 +113,25 @@ def test_the_members_are_those_of_the_cluster_and_who_learns_is_called_so() -> N
         assert asyncio.run(members()) == [
             ("server-1", False), ("server-2", True), ("server-4", False),
         ]  # fmt: skip
+
+
+def test_who_is_asked_before_anybody_led_answers_with_a_term() -> None:
+    """One that came up together with its cluster had looked before the first election."""
+
+    async def main() -> None:
+        async with AsyncClient(cluster.addresses) as kv:
+            front = Front(kv)
+            look = front.look
+
+            async def too_early() -> None:
+                await look()
+                front.term = 0
+                front.look = look  # type: ignore[method-assign]
+
+            front.look = too_early  # type: ignore[method-assign]
+            await front.open("")
+            assert front.header().raft_term > 0
+            await front.close()
+
+    with MemoryCluster() as cluster:
+        asyncio.run(main())
