@@ -244,6 +244,8 @@ class Supervisor:
                 name=f"paxon-server-{child.server}",
                 daemon=True,
             )
+            if self._import_main:  # whether the child comes to make this anew tells how far it got
+                output_path(Path(plan.entry.directory)).unlink(missing_ok=True)
             start_process(process, import_main=self._import_main)
             running = ChildProcess(process)
         except Exception as error:  # of many kinds; all of them end this start, and nothing else
@@ -331,7 +333,7 @@ class Supervisor:
             child.state = "stopped"  # it was taken out of the cluster, as it says
         elif not asked_for:
             was = child.state
-            child.reason = child.reason or _how_it_ended(code, child.plan)
+            child.reason = child.reason or _how_it_ended(code, child.plan, self._import_main)
             child.state = "failed"
             if was != "starting":
                 logger.error("server {} died unexpectedly: {}", child.server, child.reason)
@@ -353,7 +355,7 @@ class Supervisor:
             result.set_result(None)
 
 
-def _how_it_ended(code: int | None, plan: ServerPlan | None) -> str:
+def _how_it_ended(code: int | None, plan: ServerPlan | None, imports_main: bool) -> str:
     """A sentence on a process that ended without a word."""
     if code is not None and code < 0:
         try:
@@ -368,6 +370,11 @@ def _how_it_ended(code: int | None, plan: ServerPlan | None) -> str:
         return how
     directory = Path(plan.entry.directory)
     output = output_path(directory)
+    if imports_main and not output.exists():
+        return (
+            f"{how} while it imported the main script, for the state machine's class (stderr says "
+            'why): there, put what starts the cluster under `if __name__ == "__main__":`'
+        )
     try:
         lines = output.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:

@@ -197,6 +197,22 @@ def test_a_class_that_servers_cannot_import_is_refused() -> None:
         LocalCluster(machine=Local)
 
 
+def test_a_script_that_starts_a_cluster_while_servers_import_it_is_told_so(tmp_path: Path) -> None:
+    """It was pointed at files that were gone, with the directory made for them."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from paxon import LocalCluster, Replicated\n"
+        "class Own(Replicated):\n    def __init__(self) -> None:\n        self.n: int = 0\n"
+        "LocalCluster(1, machine=Own).start()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment(), capture_output=True, check=False
+    )
+    last = done.stderr.decode().splitlines()[-1]
+    assert done.returncode == 1 and last.endswith('under `if __name__ == "__main__":`')
+    assert "while it imported the main script" in last
+
+
 def test_a_port_in_use_is_one_clear_error_and_leaves_nothing_running() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
