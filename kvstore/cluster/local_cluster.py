@@ -499,7 +499,7 @@ class LocalCluster:
         """Where data and logs are; a temporary one is gone after `stop`."""
         self._described()
         if self._directory is None:
-            raise ClusterError("the cluster is not started")
+            raise ClusterError("the cluster is not started: use it in `with`, or call start()")
         return self._directory
 
     def log_path(self, server: ServerId) -> Path:
@@ -601,12 +601,12 @@ class LocalCluster:
 
     def _running(self) -> Supervisor:
         if self._supervisor is None:
-            raise ClusterError("the cluster is not started")
+            raise ClusterError("the cluster is not started: use it in `with`, or call start()")
         return self._supervisor
 
     def _described(self) -> ClusterDescription:
         if self._description is None:
-            raise ClusterError("the cluster is not started")
+            raise ClusterError("the cluster is not started: use it in `with`, or call start()")
         return self._description
 
     def _plan(self, server: ServerId, flags: dict[str, object] | None = None) -> ServerPlan:
