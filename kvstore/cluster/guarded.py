@@ -123,7 +123,7 @@ def _attend(running: _Running, held: Held, happenings: SimpleQueue[_Happening]) 
         elif kind == "stopped":
             running.stopped(signal.Signals(number), held.lost.is_set)
         elif not lost:
-            lost = held.lease.reason or "its key is gone"
+            lost = "its key is gone" if held.lease.time_left() else held.lease.reason
             kill_at = time.monotonic() + grace
             running.end(grace)
 
