@@ -17,7 +17,7 @@ from paxon.actors.settings import PolicyName
 from tests.simulation.about.bounds import draw_bounds
 from tests.simulation.about.coordination import CoordinationPlan, draw_coordination
 from tests.simulation.about.membership import draw_membership
-from tests.simulation.about.rarities import FAULTS, draw_rarities
+from tests.simulation.about.rarities import FAULTS, draw_rarities, draw_strands
 from tests.simulation.about.variety import draw_changes, draw_own
 
 __all__ = ["Fault", "Plan", "NetworkPlan", "ClientPlan", "FAULT_KINDS", "draw_plan"]
@@ -27,11 +27,11 @@ FAULT_KINDS = (
     "isolate", "cut_one_way", "cut_two_way", "bridge", "stall", "disconnect", "lossy",
     "slow_disk", "full_disk", "slow_server", "jump_clock", "leap", "lose_disk",
     "restart_client", "suspend", "drift", "sever", "change", "transfer", "little_room",
-    "restored", *FAULTS,
+    "restored", *FAULTS, "strand",
 )  # fmt: skip
 """Every kind of fault that is scheduled; the network's own faults are rates in `NetworkPlan`."""
 
-UNCOMMON = ("change", "transfer", "little_room", "restored", *FAULTS)
+UNCOMMON = ("change", "transfer", "little_room", "restored", *FAULTS, "strand")
 """Those that are drawn apart from all others."""
 EARLY_KINDS = (
     "crash", "crash_before_sync", "crash_after_sync", "crash_all", "pause", "partition", "isolate",
@@ -211,6 +211,7 @@ def draw_plan(
     plan.own = draw_own(plan)
     plan.faults += draw_changes(plan, Fault)
     plan.faults += draw_rarities(plan, about_rarities, Fault)
+    plan.faults += draw_strands(plan, about_rarities, Fault)
     plan.faults.sort(key=lambda fault: fault.step)
     return plan
 

@@ -8,6 +8,8 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Any, cast
 
+import msgspec
+
 from paxon.actors import NO_BALLOT, Settings
 from paxon.actors.codecs import ClientCodec, client_codec
 from paxon.actors.disk.storage import NO_ROOM, PLENTY, Storage
@@ -307,6 +309,25 @@ class World:
         node = self._node(fault).id
         others = self._places() if fault.amount < 0.3 else list(self.nodes)
         self._cut(fault, [link for o in others if o != node for link in ((node, o), (o, node))])
+
+    def _fault_strand(self, fault: Fault) -> None:
+        """The leader and one that follows it are cut off; clients send on to it."""
+        leaders = [n.id for n in self.nodes.values() if n.server and n.server.role == "leader"]
+        voters = [voter for voter in self.watch.epochs.last.voters if voter not in leaders]
+        side = {*leaders[:1], *voters[fault.group % len(voters) :][:1]} if voters else set()
+        others = [other for other in self.nodes if other not in side]
+        self._cut(fault, [link for a in side for b in others for link in ((a, b), (b, a))])
+        end = self.now + fault.seconds
+
+        def change(_: object) -> None:
+            servers = [self.nodes[other].server for other in others]
+            if any(server is not None and server.role == "leader" for server in servers):
+                self._fault_change(msgspec.structs.replace(fault, server=0))
+            elif self.now < end and not self.healing:
+                self.schedule(self.now + 0.005, change, None)
+
+        if self.plan.spare:
+            change(None)
 
     def _fault_cut_one_way(self, fault: Fault) -> None:
         node = self._node(fault).id

@@ -4,6 +4,8 @@
 - Servers fall in the very commit that stores an end of an epoch, a CONFIG, a promise, a lease or a
   snapshot, or once they have told of it; several of them do at once.
 - A directory that has lost its place runs beside the one that has it (tests/simulation/twin.py).
+- A leader and one follower are cut off with all that clients send to it, and whoever leads next is
+  asked for other members at once: rows of the two stand above the CONFIG.
 - Snapshots arrive damaged, find no room, or cannot be written.
 - Numbers are near their limits (docs/design/numbers.md): the limits are a few rounds, slots, epochs
   or commits away instead of thousands.
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from tests.simulation.network import Deliver
     from tests.simulation.plan import Fault, Plan
 
-__all__ = ["FAULTS", "LIMITS", "MOMENTS", "PLACES", "KeptFrames", "draw_rarities"]
+__all__ = ["FAULTS", "LIMITS", "MOMENTS", "PLACES", "KeptFrames", "draw_rarities", "draw_strands"]
 
 SHARE = 0.2
 """So many of all runs have some of this."""
@@ -87,6 +89,35 @@ def draw_rarities(plan: Plan, wanted: bool | None, fault: type[Fault]) -> list[F
         found.append(fault(step, kind, server, seconds, amount, group))
         step += 1 + int(random.expovariate(1 / gap))
     return found
+
+
+def draw_strands(plan: Plan, wanted: bool | None, fault: type[Fault]) -> list[Fault]:
+    """Perhaps make a run in which members change one in which leaders are cut off with their work."""
+    random = Random(f"strands {plan.seed}")
+    share = 0.0 if wanted is False else 0.5 if wanted else SHARE
+    if random.random() >= share or not plan.spare or plan.servers == 1:
+        return []
+    _calm(plan, random)
+    machines, found, step = plan.servers + plan.spare, [], random.randint(80, 150)
+    while step < plan.steps:
+        seconds, amount = round(random.uniform(1.0, 2.5), 4), round(random.random(), 4)
+        found.append(fault(step, "strand", 0, seconds, amount, random.getrandbits(machines) << 1))
+        step += 1 + int(random.expovariate(1 / 400))
+    return found
+
+
+def _calm(plan: Plan, random: Random) -> None:
+    """Little else goes wrong, and much is under way: else members change while the log is empty."""
+    plan.faults[:] = [fault for fault in plan.faults if random.random() < 0.05]
+    plan.bounds.clear()
+    if plan.policy != "stable":  # clocks may run wild
+        plan.policy, plan.settings["leases"], plan.clients.lease = "stable", False, 0.0
+    plan.settings |= {"window": 16, "batch_bytes": 1, "election_timeout_min": 0.12,
+                      "election_timeout_max": 0.3, "contend": False}  # fmt: skip
+    plan.network.drop = plan.network.straggle = 0.0
+    plan.network.sync = plan.network.latency = 0.001
+    plan.clients.clients, plan.clients.outstanding = 5, 5
+    plan.clients.patience, plan.clients.seek = 30.0, 0.2
 
 
 class KeptFrames:
