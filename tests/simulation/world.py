@@ -519,12 +519,13 @@ class World:
         for member in leader.configuration.members:  # (whose machine has an older disk just now)
             disks.setdefault(member.server, member.incarnation)
         members = members_after(leader.configuration, disks, me, fault)
+        number = fault.step + (1 << 30) if fault.kind == "strand" else self._next_fault
         if int(fault.amount * 10_000) % 2:  # at once, with no look at who could serve
-            change_members(leader, members, self._next_fault)
+            change_members(leader, members, number)
             self.nodes[me].wake()
             return
         changes = changes_for(leader.configuration, members)
-        asked = ChangeMembers((1 << 61) + self._next_fault, leader.promised, changes)
+        asked = ChangeMembers((1 << 61) + number, leader.promised, changes)
         self.administrators[asked.id] = Administrator(self, asked)
         self.administrators[asked.id].ask(self.nodes[me])
 

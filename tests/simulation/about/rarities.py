@@ -92,7 +92,7 @@ def draw_rarities(plan: Plan, wanted: bool | None, fault: type[Fault]) -> list[F
 
 
 def draw_strands(plan: Plan, wanted: bool | None, fault: type[Fault]) -> list[Fault]:
-    """Perhaps make a run in which members change one in which leaders are cut off with their work."""
+    """Perhaps cut off leaders with their work, in a run in which members change."""
     random = Random(f"strands {plan.seed}")
     share = 0.0 if wanted is False else 0.5 if wanted else SHARE
     if random.random() >= share or not plan.spare or plan.servers == 1:
