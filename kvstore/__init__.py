@@ -3,7 +3,7 @@
 Read `store` (the state machine), `client`, `recipes` (locks and elections), `objects` (your own
 class, replicated), `cluster` (servers as processes), `etcd` (etcd's API), `testing` (one server in
 memory) and `cli` (the command `paxon`), in that order: each may import those before it, and none of
-those after it. `errors`, what clients raise, is for all of them.
+those after it. `errors`, what clients raise, and `streams` are for all of them.
 """
 
 from __future__ import annotations

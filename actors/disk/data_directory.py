@@ -19,6 +19,7 @@ from paxon.transport.log import logger
 __all__ = [
     "DataDirectory",
     "in_words",
+    "is_there",
     "make_directory",
     "owner_of",
     "replace_file",
@@ -65,6 +66,19 @@ def in_words(error: OSError) -> str:
     if error.errno == errno.EFBIG:
         return "a file may not grow further: raise this process's limit (ulimit -f, LimitFSIZE=)"
     return f"{error.strerror or error}"
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has this name. Raises `OSError` where that cannot be told.
+
+    `Path.exists` takes any error for absence from Python 3.14 on: a disk that cannot be read for a
+    moment would look like a new one.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def sync_directory(path: Path) -> None:
@@ -190,7 +204,7 @@ class DataDirectory:
             raise
 
     def _open(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
+        if is_there(self.path) and not self.path.is_dir():
             raise StorageError(
                 f"data directory {self.path}: there is a file of that name; give a directory"
             )
@@ -221,10 +235,10 @@ class DataDirectory:
     def _check_identity(self) -> bool:
         """Read the witness; False if there is no database yet. Changes nothing."""
         witness = self.path / WITNESS_NAME
-        if not self.database.exists():
+        if not is_there(self.database):
             self._check_unused(witness)
             return False
-        if not witness.exists():
+        if not is_there(witness):
             self._check_foreign()
             raise CorruptStorage(
                 f"data directory {self.path}: {WITNESS_NAME} is missing, so that nobody can tell "
@@ -236,12 +250,12 @@ class DataDirectory:
     def _check_unused(self, witness: Path) -> None:
         """Refuse to make a new database where one must have been."""
         commits = 0
-        if witness.exists():
+        if is_there(witness):
             text = witness.read_bytes()  # empty, if this was killed as it made one
             found = _WITNESS.fullmatch(text)
             commits = int(found["commits"]) if found else (FIRST_COMMIT + 1) * bool(text)
-        leftover = self.database.with_name(DATABASE_NAME + "-wal").exists() or (
-            self.path.exists() and any(self.path.glob("snapshot-*.paxon"))
+        leftover = is_there(self.database.with_name(DATABASE_NAME + "-wal")) or (
+            is_there(self.path) and any(self.path.glob("snapshot-*.paxon"))
         )
         if leftover or commits > FIRST_COMMIT:
             raise StorageError(
@@ -340,7 +354,7 @@ class DataDirectory:
 
     def _refuse_if_condemned(self) -> None:
         path = self.path / CONDEMNED_NAME
-        if path.exists() and not self._condemned_too:
+        if is_there(path) and not self._condemned_too:
             reason = path.read_text(errors="replace").strip()
             raise StorageError(f"data directory {self.path}: {reason}")
 
@@ -416,7 +430,7 @@ class DataDirectory:
             os.close(descriptor)
         for suffix in ("", "-wal", "-shm"):  # (not opened: to close it would end SQLite's locks)
             path = self.database.with_name(DATABASE_NAME + suffix)
-            if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+            if is_there(path) and not os.access(path, os.R_OK | os.W_OK):
                 return PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return _refusal_by_log(self.database.with_name(f"{DATABASE_NAME}-wal"))
 

@@ -10,6 +10,7 @@ import os
 import struct
 from pathlib import Path
 
+from paxon.actors.disk.data_directory import is_there
 from paxon.actors.disk.storage import REMEDY, CorruptStorage
 
 __all__ = ["WriteAheadLog"]
@@ -30,7 +31,7 @@ class WriteAheadLog:
         self._index = database.with_name(database.name + "-shm")
         self._commit_frames: list[int] = []
         """Numbers, from 1, of the frames of the current log that end a transaction."""
-        if self.path.exists():
+        if is_there(self.path):
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 self._scan(descriptor)

@@ -8,4 +8,8 @@ things, and say what they wait for.
 
 from __future__ import annotations
 
+from paxon.kvstore.streams import open_standard_descriptors
+
+open_standard_descriptors()  # before all else that is imported
+
 __all__: list[str] = []

@@ -117,9 +117,6 @@ def _open_streams() -> None:
     """Have streams where we were started with some closed: to use those is an error, not a bug."""
     if sys.stdin is not None and sys.stdout is not None and sys.stderr is not None:
         return
-    from paxon.kvstore.cluster.spawning import open_standard_descriptors  # noqa: PLC0415 (rarely needed)
-
-    open_standard_descriptors()
     if sys.stdin is None:
         sys.stdin = open(0)  # noqa: SIM115 (for as long as we live)
     if sys.stdout is None:

@@ -34,10 +34,10 @@ from paxon.actors.messages import ClientMessage, PeerMessage, PortOfServers, Ser
 from paxon.kvstore.client.addresses import check_address, check_dialled
 from paxon.kvstore.client.leases.clock import BOOT_CLOCK
 from paxon.kvstore.cluster.options import Durability, OptionError
-from paxon.kvstore.cluster.spawning import open_standard_descriptors
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.objects.machine import machine_of
 from paxon.kvstore.objects.replicated import Replicated
+from paxon.kvstore.streams import open_standard_descriptors
 from paxon.transport import (
     CurveSecurity,
     TransportError,

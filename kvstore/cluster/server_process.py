@@ -39,11 +39,8 @@ from paxon.kvstore.cluster.node import (
 )
 from paxon.kvstore.cluster.notify import Notifier
 from paxon.kvstore.cluster.options import misspelt
-from paxon.kvstore.cluster.spawning import (
-    FROM_TERMINALS,
-    die_with_parent,
-    open_standard_descriptors,
-)
+from paxon.kvstore.cluster.spawning import FROM_TERMINALS, die_with_parent
+from paxon.kvstore.streams import open_standard_descriptors
 from paxon.transport import (
     CurveKeys,
     CurveSecurity,

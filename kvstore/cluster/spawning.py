@@ -35,7 +35,6 @@ __all__ = [
     "start_process",
     "being_imported_by_spawn",
     "die_with_parent",
-    "open_standard_descriptors",
 ]
 
 FROM_TERMINALS = (signal.SIGINT, signal.SIGHUP)
@@ -62,20 +61,6 @@ def start_process(process: SpawnProcess, *, import_main: bool = False) -> None:
             return
         with _main_left_out():
             process.start()
-
-
-def open_standard_descriptors() -> None:
-    """Open /dev/null as stdin, stdout, stderr where those are closed.
-
-    Else the next file, pipe or socket that is opened gets such a number, and what a library prints
-    goes into it; and a child that is given it loses it when its own output is redirected.
-    """
-    for number, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
-        try:
-            os.fstat(number)
-        except OSError:
-            # The lowest free number. To read stdin, and to write stdout, is an error as before.
-            os.set_inheritable(os.open(os.devnull, flags), True)
 
 
 def being_imported_by_spawn() -> bool:

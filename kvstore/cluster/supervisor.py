@@ -29,7 +29,8 @@ import msgspec
 from paxon.actors import ServerId
 from paxon.kvstore.cluster.cluster_file import ServerPlan
 from paxon.kvstore.cluster.server_process import EXIT_OK, LOG_NAME, output_path, serve_child
-from paxon.kvstore.cluster.spawning import open_standard_descriptors, start_process
+from paxon.kvstore.cluster.spawning import start_process
+from paxon.kvstore.streams import open_standard_descriptors
 from paxon.transport.log import log_in_background, logger
 from paxon.transport.wake import Waker
 

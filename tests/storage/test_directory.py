@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from paxon.actors import Ballot, CorruptStorage, StorageError
-from paxon.actors.disk.data_directory import FORMAT_VERSION, owner_of
+from paxon.actors.disk.data_directory import CONDEMNED_NAME, FORMAT_VERSION, owner_of
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from tests.storage.engines import accept, accepted_slots, open_sqlite, take_snapshot
 from tests.storage.processes import child, line
@@ -324,3 +325,30 @@ def test_nothing_is_wrong_with_a_disk_whose_directory_was_emptied(used: Path) ->
         path.unlink()
     assert storage._directory.unwritable() is None
     storage.close()
+
+
+@pytest.mark.parametrize("name", ["paxon.db", "paxon.witness", "paxon.db-wal", CONDEMNED_NAME])
+def test_what_cannot_be_looked_at_is_not_taken_for_absent(
+    used: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a disk that is not readable for a moment would be a new one, which promised nothing."""
+    if not (used / name).exists():
+        (used / name).write_bytes(b"")
+    look = Path.stat
+
+    def stat(path: Path, **options: bool) -> os.stat_result:
+        if path == used / name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return look(path, **options)
+
+    def exists(path: Path) -> bool:  # as it is from Python 3.14 on
+        try:
+            path.stat()
+        except OSError:
+            return False
+        return True
+
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr(Path, "exists", exists)
+    with pytest.raises(StorageError, match="the disk reports an input/output error"):
+        open_sqlite(used, fork=False)

@@ -275,7 +275,8 @@ def test_wrong_usage_is_2(at: tuple[str, str]) -> None:
         assert paxon_here(*wrong).returncode == 2, wrong
     assert paxon("frobnicate").returncode == 2
     long = "x" * 300
-    assert paxon_here("keygen", long).stderr == f"paxon: {long}: File name too long\n".encode()
+    (said,) = paxon_here("keygen", long).stderr.splitlines()
+    assert said.startswith(b"paxon: ") and said.endswith(f"{long}: File name too long".encode())
 
 
 def test_where_the_working_directory_is_deleted(
