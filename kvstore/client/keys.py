@@ -45,12 +45,13 @@ class Keyring:
         """A server tells where each of them is reached, by its id; whether it has to tell more.
 
         It has of one that is new, or elsewhere than before, and of which it does not tell the key:
-        that may be another, with its own.
+        that may be another, with its own. The key of an address that is known stays: the teller may
+        be behind, and tell the one before.
         """
         self.trust(
-            Member(server, 0, client=addresses[server], key=key)
-            for server, key in keys.items()
-            if server in addresses
+            Member(server, 0, client=address, key=keys.get(server, ""))
+            for server, address in addresses.items()
+            if address not in self._by_address
         )
         unknown = set(addresses.values()) - set(self._by_address) - self._asked
         self._asked |= unknown

@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping
 
 import pytest
+import zmq
 
 from paxon.actors.messages import (
     Addresses,
@@ -19,6 +20,7 @@ from paxon.actors.messages import (
     StatusReply,
     TellAddresses,
 )
+from paxon.kvstore.client import keys
 from paxon.kvstore.client.core import CoreOptions
 from paxon.kvstore.client.leader_search import LeaderSearch
 from paxon.kvstore.client.requests import Request
@@ -32,6 +34,7 @@ from paxon.kvstore.store.operations import (
     Get,
     Put,
 )
+from paxon.transport import CurveKeys
 from tests.kvstore.client.core_world import A, B, C, World, commands, open_session
 
 
@@ -391,3 +394,19 @@ def test_a_server_that_was_asked_before_is_overloaded_which_does_not_matter_any_
     assert [address for address, _ in world.sends()] == [B]
     world.answer(A, Overloaded(50, "busy"))
     assert world.sends() == []
+
+
+def test_a_key_that_is_known_is_not_replaced_by_what_comes_with_addresses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever tells may be behind; that of a server that is new, or elsewhere, is taken."""
+    found: list[str] = []
+    monkeypatch.setattr(keys, "secure_client", lambda _socket, _own, key: found.append(key))
+    first, second, other = (CurveKeys.generate().public for _ in range(3))
+    ring = keys.Keyring({A: first}, {1: first}, CurveKeys.generate())
+    assert not ring.learn({1: A, 2: B}, {1: other, 2: second})
+    assert not ring.learn({1: C, 2: B}, {1: other, 2: first})
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        for address in (A, B, C):
+            ring(socket, address)
+    assert found == [first, second, other]
