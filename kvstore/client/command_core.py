@@ -93,7 +93,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         """Who leads; for drivers and tests to read."""
         reachable = self.search.servers if redirect else self.search.servers[:1]
         self._side = SideRequests(reachable, self.options, random.getrandbits(16))
-        self.watches = WatchSide(reachable, random.getrandbits(16), self.search.told)
+        self.watches = WatchSide(reachable, random.getrandbits(16), self.search)
         self._writes = TicketQueue()
         self._reads: dict[ReadMode, TicketQueue] = {m: TicketQueue() for m in get_args(ReadMode)}
         self._to_resend: list[Request] = []  # refused by an expired session, for the next one
@@ -310,9 +310,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
             if request.sent_to == address:
                 request.sent_to = None
                 self._resend = True
-        self.watches.lost(address, now)
         if self._redirect:
             self.search.lost(address, now)
+        self.watches.lost(address, now)
 
     # --- forming requests --------------------------------------------------------------------
 

@@ -216,6 +216,11 @@ class LeaderSearch:
         self._asked[address] = math.inf
         self.learn(addresses, keys)
 
+    @property
+    def connected(self) -> list[str]:
+        """Members that have told where all are, over connections that stand as far as is known."""
+        return [address for address in self.told if self._asked.get(address) == math.inf]
+
     def ask_addresses(self, send: Callable[[str, ClientMessage, int], object]) -> None:
         """Ask target and members to tell where all are: once over each connection.
 

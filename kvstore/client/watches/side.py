@@ -31,6 +31,7 @@ from paxon.actors.messages import (
     watch_digest,
 )
 from paxon.kvstore.client import outcomes
+from paxon.kvstore.client.leader_search import LeaderSearch
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.store.operations import Events, Result, decode_results, encode_operations
@@ -49,6 +50,8 @@ _FEW = 8
 """So many watches of a client are at the leader."""
 _PAUSE_FIRST, _PAUSE_MAX = 0.05, 0.5
 """Once no server would hold them, they are offered again after so many seconds, growing."""
+_ROUNDS = 6
+"""So often they are offered to all that the client is connected to, before others are tried."""
 
 Answer = Result
 """`[through, events]`, or a refusal."""
@@ -103,12 +106,14 @@ class Watched:
 class WatchSide:
     """All watches of one client."""
 
-    def __init__(self, servers: Sequence[str], first: int, members: Sequence[str] = ()) -> None:
-        """Args: all addresses, with which to begin, and where members are; both lists may change.
+    def __init__(
+        self, servers: Sequence[str], first: int, search: LeaderSearch | None = None
+    ) -> None:
+        """Args: all addresses (may change), with which to begin, and who knows which are in use.
 
         Of all addresses some may be those of servers that are no more.
         """
-        self._servers, self._members = servers, members
+        self._servers, self._search = servers, search
         self.home = servers[first % len(servers)]
         """The server that holds the watches."""
         self._near = False
@@ -158,8 +163,10 @@ class WatchSide:
     def _leave(self) -> None:
         """They have become many for a leader: go on elsewhere, and have it forget them."""
         self._near = False
-        others = [address for address in self._servers if address != self.home]
-        if not others:
+        for servers in (self._connected, self._servers):
+            if others := [address for address in servers if address != self.home]:
+                break
+        else:
             return
         for watched in list(self._asked.values()):
             self._forget_asking(watched)
@@ -267,9 +274,22 @@ class WatchSide:
             self._ended.clear()
             send(self.home, WatchCheck(self._order), 32)
 
+    @property
+    def _connected(self) -> Sequence[str]:
+        """Where somebody answers, as far as is known."""
+        return () if self._search is None else self._search.connected
+
+    def _offers(self) -> Sequence[str]:
+        """Where they may go: of a server that is gone only its silence would tell."""
+        connected = self._connected
+        if self._moves < _ROUNDS * len(connected):
+            return connected
+        told = () if self._search is None else self._search.told
+        return told if self._moves < len(told) else self._servers
+
     def move(self, now: float) -> None:
         """Go on elsewhere, from each watch's own position."""
-        servers = self._members if self._moves < len(self._members) else self._servers
+        servers = self._offers()
         place = servers.index(self.home) if self.home in servers else self._elsewhere
         self._near = False
         self._settle(servers[(place + 1) % len(servers)])
@@ -277,6 +297,8 @@ class WatchSide:
         rounds, rest = divmod(self._moves, len(servers))
         if rounds and not rest:
             self._not_before = now + min(_PAUSE_FIRST * 2.0 ** min(rounds - 1, 8), _PAUSE_MAX)
+        if self._search is not None and self.home not in self._connected:
+            self._check_at = max(now, self._not_before)  # nobody may be there
 
     def _settle(self, address: str) -> None:
         """All watches go on at this server, and the one before is to forget them.

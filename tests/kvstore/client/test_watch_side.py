@@ -24,9 +24,10 @@ from paxon.actors.messages import (
     overloaded,
 )
 from paxon.actors.records.watching import Watching
+from paxon.kvstore.client.leader_search import CoreOptions, LeaderSearch
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.client.watches import side as watch_side
-from paxon.kvstore.client.watches.side import _ANSWERS, _FEW, Watched, WatchSide
+from paxon.kvstore.client.watches.side import _ANSWERS, _FEW, _ROUNDS, Watched, WatchSide
 from paxon.kvstore.errors import ClientClosed, OperationFailed
 from paxon.kvstore.store.operations import (
     Compact,
@@ -620,6 +621,40 @@ def ends_well(world: World, callers: list[Caller]) -> None:
         answer = decode_results(store.query(query))[0]
         assert caller.told == [row[3] for row, _ in answer[1]]
         assert caller.watched.position == max(store.revision, caller.after)
+
+
+def test_who_is_gone_is_not_waited_for() -> None:
+    """Replaced servers' addresses are known still, and no connection ends there any more."""
+    gone = "tcp://gone:1"
+    search = LeaderSearch((gone,), random.Random(7), CoreOptions(), redirect=True)
+    for name in (gone, *NAMES):
+        search.tells(name, dict(enumerate((gone, *NAMES))), {})
+    search.lost(gone, 0.0)
+    side, sent = WatchSide(search.servers, 0, search), list[tuple[str, ClientMessage]]()
+
+    def poll(now: float) -> list[type[ClientMessage]]:
+        sent.clear()
+        side.send(now, lambda address, message, _size: sent.append((address, message)))
+        return [type(message) for address, message in sent if address == side.home]
+
+    side.begin(gone, 0)
+    side.add(Events(0, [(b"k", None)]))
+    assert poll(0.0) == [Watch]
+    homes, now = [], 1.0
+    for _ in range(_ROUNDS * len(NAMES)):
+        side.move(now)
+        homes.append(side.home)
+        now += 1.0
+        assert poll(now) == [Watch]
+    assert homes == [NAMES[1], NAMES[2], NAMES[0]] * _ROUNDS
+    while side.home != gone:  # in the end all are tried …
+        assert now < 100.0
+        side.move(now)
+        now += 1.0
+        asked = poll(now)
+    assert asked == [Watch, WatchCheck]  # … and asked at once, for nobody may be there
+    poll(side.next_deadline())
+    assert side.home != gone and side.next_deadline() > now
 
 
 def test_what_one_watch_needs_is_found_without_looking_at_all_others(

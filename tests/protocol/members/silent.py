@@ -27,8 +27,8 @@ LOOKS = 0.5
 """Seconds after which a blocking client that nobody calls is looked after again."""
 ANSWERED_IN = 5.0
 """Simulated seconds in which a client that was silent has to be answered …"""
-TOLD_IN = 30.0
-"""… in which its watch has to be told: each address where nobody is any more costs it 3.5 …"""
+TOLD_IN = 2.5
+"""… in which its watch has to be told: less than silence takes to be noticed …"""
 SETTLED_IN = 30.0
 """… and in which servers have to be members, and one of them leads."""
 CLIENTS = 4

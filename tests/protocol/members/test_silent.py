@@ -10,6 +10,7 @@ from loguru import logger
 
 from paxon.actors.parts.membership import Membership
 from paxon.kvstore.client.leader_search import LeaderSearch
+from paxon.kvstore.client.watches.side import WatchSide
 from tests.predicates import InvariantBroken
 from tests.protocol.members.silent import SilentWorld
 from tests.search.planted import Original, PlantedBug, planted
@@ -48,6 +49,10 @@ def _asks_once(original: Original) -> Any:
 PLANTED = {
     planted("servers tell of no move unasked", "", (Membership, "tell_clients", _untold)): 0,
     planted("a client asks each address once", "", (LeaderSearch, "lost", _asks_once)): 2,
+    planted(
+        "a watch goes where nobody is any more", "",
+        (WatchSide, "_connected", lambda _original: property(lambda self: ())),
+    ): 101,
 }  # fmt: skip
 """And the seed that tells; docs/planted-bugs.md has what each is."""
 
