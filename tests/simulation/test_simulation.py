@@ -64,7 +64,7 @@ def test_a_run_leaves_its_plan_as_it_was() -> None:
 def test_short_runs_are_clean_and_meet_every_kind_of_fault() -> None:
     met: set[str] = set()
     answered = 0
-    for seed in range(60):
+    for seed in [*range(60), 96]:  # (the last strands a leader, which few do)
         outcome = run(draw_plan(seed, STEPS))
         assert not outcome.broken, f"seed {seed}: {outcome.text}"
         met.update(kind for kind, count in outcome.faults.items() if count)
@@ -74,7 +74,7 @@ def test_short_runs_are_clean_and_meet_every_kind_of_fault() -> None:
 
 
 def test_plans_differ_in_kind() -> None:
-    plans = [draw_plan(seed, 1000) for seed in range(200)]
+    plans = [draw_plan(seed, 1000) for seed in range(300)]
     assert {plan.servers for plan in plans} == {1, 3, 5, 7}  # (one alone grows)
     assert {plan.policy for plan in plans} == {"stable", "immediate", "random", "backoff"}
     assert any(not plan.faults for plan in plans)
