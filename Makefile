@@ -19,7 +19,7 @@ PROCESS_TESTS ?= 3
 ALL_CORES := -n auto --dist worksteal
 # Tests are compiled once and not by each of the processes that run them, in containers too.
 export PYTHONDONTWRITEBYTECODE :=
-COVERAGE_FLOOR ?= 60
+COVERAGE_FLOOR ?= 85
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check coverage lint format bench soak wheel clean compiled FORCE
