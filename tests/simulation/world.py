@@ -540,20 +540,18 @@ class World:
         node.crash("its disk is lost")
         node.replace_disk(rejoin=False)
         self._later(fault, self.start_node, node)
+        if self.watch.making.in_force and not self._holders_of_the_making():
+            self._start_anew()  # all have lost theirs
 
         def remedy(_: object) -> None:
             holders = [other for other in self.nodes.values() if any(map(other.knows, lost))]
             if self.watch.making.in_force:
-                made = self.watch.making.identity  # (others may be making another cluster)
-                able = [other for other in self.nodes.values() if other.knows(other.disk, made)]
+                able = self._holders_of_the_making()  # (others may be making another cluster)
                 serves = any(other.disk.load().in_force for other in able)
                 if not holders or (serves and 2 * len(able) > len(self.nodes)):
                     return
-                self.watch.start_anew()
+                self._start_anew()
                 holders = list(self.nodes.values())
-                everybody: list[SimulatedClient | Coordinator] = [*self.clients.values()]
-                for client in [*everybody, *self.coordinators.values()]:
-                    client.restart()  # the first cluster that it met is no more
             for other in holders:
                 lost.append(other.disk)  # others may have made a cluster with it meanwhile
                 other.crash("its directory is emptied")
@@ -562,6 +560,18 @@ class World:
             self.schedule(self.now + 1.0, remedy, None)  # what is under way may be taken in yet
 
         self.schedule(self.now + 2 * fault.seconds, remedy, None)
+
+    def _holders_of_the_making(self) -> list[Node]:
+        """Whose disks are of the cluster that is in force."""
+        made = self.watch.making.identity
+        return [node for node in self.nodes.values() if node.knows(node.disk, made)]
+
+    def _start_anew(self) -> None:
+        """The cluster that was in force is no more; another may be made."""
+        self.watch.start_anew()
+        everybody: list[SimulatedClient | Coordinator] = [*self.clients.values()]
+        for client in [*everybody, *self.coordinators.values()]:
+            client.restart()  # the first cluster that it met is no more
 
     def _fault_transfer(self, fault: Fault) -> None:
         """An operator wants another server to lead, this one or whichever the leader finds fit.
