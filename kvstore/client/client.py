@@ -23,6 +23,7 @@ from paxon.kvstore.client.calls.keys import Leased
 from paxon.kvstore.client.checks import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_TIMEOUT,
+    check_callable,
     check_client,
     check_limit,
     check_mode,
@@ -50,6 +51,7 @@ from paxon.kvstore.store.operations import (
     Result,
     Scan,
 )
+from paxon.transport.log import logger
 
 __all__ = ["Client", "CommandClient", "Future", "Pipeline"]
 
@@ -101,15 +103,23 @@ class Future(Generic[T]):
     def add_done_callback(self, callback: Callable[[Future[T]], object]) -> None:
         """Call `callback` with this future once it is done, in the thread that finds out; or now.
 
-        An exception from it surfaces in that thread.
+        What it raises is logged. Raises `InvalidRequest` for what cannot be called so.
         """
+        check_callable("a future's callback", callback)
         driver = self._client._driver
         driver.enter()
         with driver.lock:
             if not self._ticket.done:
-                driver.watch(self._ticket, lambda: callback(self))
+                driver.watch(self._ticket, lambda: self._call(callback))
                 return
-        callback(self)
+        self._call(callback)
+
+    def _call(self, callback: Callable[[Future[T]], object]) -> None:
+        """That thread may be the one that renews leases, or in a write that it is to know of."""
+        try:
+            callback(self)
+        except (Exception, SystemExit) as error:
+            logger.error("a future's {!r} raised {}: {}", callback, type(error).__name__, error)
 
     def _wait(self, timeout: float | None) -> None:
         timeout = check_wait(timeout)

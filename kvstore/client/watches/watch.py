@@ -102,6 +102,7 @@ class Watch:
         """
 
         check_callable("what is called with each event", callback)
+        check_callable("what is called at the end", on_end)
 
         def run() -> None:
             error: PaxonError | None = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+import loguru
 import pytest
 
 from paxon.actors.execution.state_machine import StateMachine
@@ -15,6 +17,7 @@ from paxon.kvstore import (
     Client,
     ClusterUnavailable,
     CommandClient,
+    Future,
     InvalidRequest,
     NotLeader,
     OperationFailed,
@@ -24,6 +27,7 @@ from paxon.kvstore import (
 from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.client.links import Links
 from paxon.kvstore.store.operations import MAX_KEY_BYTES, MAX_VALUE_BYTES, encode_operations
+from paxon.testing import MemoryCluster
 from tests.kvstore.client.fake_cluster import SocketCluster
 
 NOTHING = encode_operations([])
@@ -258,9 +262,34 @@ def test_a_future_can_be_polled_and_calls_back(servers: SocketCluster) -> None:
         second.add_done_callback(lambda _: called.remove("nothing like it"))
         third.add_done_callback(called.append)
         servers.drop = lambda _: False
-        with pytest.raises(ValueError, match="not in list"):
-            third.result()
+        assert third.result() == b"v"
         assert called[2:] == [third], "one that raises takes no other's turn"
+        for odd in (None, 3, asyncio.sleep):
+            with pytest.raises(InvalidRequest, match="callback has to be a plain function"):
+                third.add_done_callback(odd)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+def test_what_a_callback_raises_is_logged_whoever_comes_to_know(error: type[Exception]) -> None:
+    """It ended the thread of a mirror, or of leases: these were stale, and renewed no more."""
+    lines: list[str] = []
+    called = threading.Event()
+
+    def fails(future: Future[int]) -> None:
+        called.set()
+        raise error("of the caller")
+
+    sink = loguru.logger.add(lines.append, format="{message}")
+    try:
+        with MemoryCluster() as cluster, cluster.client() as kv, kv.mirror("m") as mirror:
+            kv.submit_put("k", b"v").add_done_callback(fails)  # the mirror's thread hears of it
+            assert called.wait(20)
+            with cluster.client() as other:
+                other.put("m/1", b"1")
+            assert mirror.wait(lambda m: m.get("m/1"), 20) == b"1"
+    finally:
+        loguru.logger.remove(sink)
+    assert any(f"raised {error.__name__}: of the caller" in line for line in lines)
 
 
 def test_a_callback_may_wait_for_operations_of_its_own(servers: SocketCluster) -> None:
