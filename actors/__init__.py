@@ -1,7 +1,7 @@
 """Multi-Paxos: ballots, messages, the log, durable state, election policies and `PaxosServer`.
 
 Read `ballot`, `members`, `messages`, `log` (what `slot_values` are in it) and `log_time`
-(rule 13), then `server`: the protocol on one page. It stands on `actor` (pykka, the burst, the
+(rule 13), then `server`: the protocol in one file. It stands on `actor` (pykka, the burst, the
 flush), on `outbox` (what a step sends) and on `records` (what a server knows: plain data), reaches
 the world through `environment`, and asserts by `invariants`. `settings` (whose fields `field_types`
 checks), `election` (policies), `codecs`, `embedding` and `version` are what their names say.

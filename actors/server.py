@@ -1,6 +1,6 @@
 """`PaxosServer`: one pykka actor that is acceptor, learner and, while it leads, proposer.
 
-The protocol on one page, in the order in which a command travels: a burst comes in; the acceptor;
+The protocol in one file, in the order in which a command travels: a burst comes in; the acceptor;
 getting to lead; leading; reads; clients; the end of an epoch; learning and executing; catching up;
 opening; timers. docs/ARCHITECTURE.md has the picture, the rules that are cited
 here by number, and what must hold throughout: it is asserted with `invariant` here, in the log and

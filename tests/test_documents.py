@@ -140,6 +140,16 @@ def test_the_index_of_the_documents_has_each_of_them() -> None:
     assert sorted(linked) == sorted(pages - {"README.md"})
 
 
+def test_the_argument_of_safety_cites_planted_bugs_that_there_are() -> None:
+    """In italics, each after the step that it breaks."""
+    page = (ROOT / "docs" / "safety.md").read_text(encoding="utf-8")
+    argument = page.split("## Why no slot gets two values")[1].split("\n## ")[0]
+    cited = re.findall(r"(?<!\*)\*([a-zA-Z]\w+ [\w' ]+)\*(?!\*)", " ".join(argument.split()))
+    planted = (ROOT / "docs" / "planted-bugs.md").read_text(encoding="utf-8")
+    assert len(cited) >= 12
+    assert not [name for name in cited if f"**{name}**" not in planted]
+
+
 def headings(path: Path) -> set[str]:
     """Of a document, as links name them."""
     found = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
