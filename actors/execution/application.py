@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 from zlib import crc32
 
 import msgspec
@@ -35,7 +36,6 @@ from paxon.actors.execution.sessions import (
     SLOT_IS_FULL,
     Reply,
     SessionTable,
-    reply_bytes,
 )
 from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.execution.timer import MachineTimer
@@ -57,6 +57,7 @@ _decoder = msgspec.msgpack.Decoder(Batch)
 _TOLD_BYTES = 64 << 10
 """A state machine's figures, or its fingerprint, are not told if they take more."""
 
+Told = TypeVar("Told", bytes, int)
 Executed = tuple[Entry, Reply]
 """A command of an executed slot and how it ended (for the client that waits, if any)."""
 
@@ -117,6 +118,8 @@ class Application:
         self._enters = kind.enter is not StateMachine.enter
         self._compares_part = kind.comparable is not StateMachine.comparable
         self.sessions = SessionTable(agreed, identity)
+        if kind.reply_bytes is not StateMachine.reply_bytes:
+            self.sessions.count = self._reply_bytes
         self.executed = 0
         self.configuration = b""
         """The last CONFIG that was executed (actors/records/configuration.py); b"": none was."""
@@ -130,7 +133,7 @@ class Application:
         self._large: set[int] = set()
         """Sessions that had a large reply in it."""
         self._complained = False
-        """Whether it has been said that the machine cannot tell what of its replies to compare."""
+        """Whether it has been said that the machine cannot tell what it is asked of its replies."""
         self._tell("made", identity)
         self._agree(agreed)
 
@@ -249,17 +252,26 @@ class Application:
 
     def _part(self, payload: bytes) -> bytes:
         """The part of a reply that is compared: nothing, if the machine cannot tell which."""
+        return self._of_reply("comparable", payload, b"")
+
+    def _reply_bytes(self, payload: bytes) -> int:
+        return min(max(self._of_reply("reply_bytes", payload, 0), 0), 1 << 40)
+
+    def _of_reply(self, method: str, payload: bytes, otherwise: Told) -> Told:
+        """What the machine says of a reply; `otherwise`, if it cannot."""
         try:
-            part = with_allowance(self.machine.comparable, payload)
-            return bytes_from(self.machine, "comparable", part)
+            found = with_allowance(getattr(self.machine, method), payload)
+            if isinstance(found, type(otherwise)):
+                return type(otherwise)(found)
+            raise TypeError(f"it returned {found!r:.80}")
         except BaseException as error:  # the user's code may raise anything
             if depends_on_process(error):
-                raise ExecutionFailed(self.machine, self.executed, error, "comparable") from error
+                raise ExecutionFailed(self.machine, self.executed, error, method) from error
             if not self._complained:
                 self._complained = True
                 name, text = type(self.machine).__name__, in_short(error)
-                logger.error("{}.comparable() failed in slot {}: {}", name, self.executed, text)
-            return b""
+                logger.error("{}.{}() failed in slot {}: {}", name, method, self.executed, text)
+            return otherwise
 
     def _execute_entry(self, slot: int, index: int, entry: Entry) -> Reply:
         if entry.session == 0:
@@ -303,7 +315,7 @@ class Application:
         if self._slot_bytes >= SLOT_REPLIES and self._slot_is_full(entry):
             return self._put_off(SLOT_IS_FULL)
         reply = self._apply(entry.command)
-        self._slot_bytes += reply_bytes(reply)
+        self._slot_bytes += self.sessions.reply_bytes(reply)
         return reply
 
     def _change_settings(self, slot: int, body: bytes) -> Reply:

@@ -6,7 +6,7 @@ Part of the replicated state: changed only by executing slots, so it is the same
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -15,7 +15,7 @@ from paxon.actors.execution.agreed import Agreed
 from paxon.actors.limits.allowances import FAILURE_BYTES, KEPT_SHARE, MESSAGE_BYTES, RETRY_AFTER
 from paxon.actors.messages import Entry, ReplyStatus, overloaded
 
-__all__ = ["Reply", "Session", "SessionTable", "reply_bytes"]
+__all__ = ["Reply", "Session", "SessionTable"]
 
 
 class Reply(Wire, frozen=True):
@@ -67,15 +67,6 @@ _NANOSECONDS = 1_000_000_000
 _BEFORE_ALL = -(1 << 63)
 
 
-def reply_bytes(reply: Reply) -> int:
-    """The bytes that a reply counts for, the same on every server.
-
-    The text of an exception may be longer or shorter elsewhere: it may hold an address in memory,
-    or read otherwise in another Python. So a failure counts the same whatever its text.
-    """
-    return (FAILURE_BYTES if reply.status is _FAILED else len(reply.payload)) + MESSAGE_BYTES
-
-
 class _Dump(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     time: int
     sessions: dict[int, Session]
@@ -104,6 +95,8 @@ class SessionTable:
         """The log's time, nanoseconds: runs with the leader's clock, stands while nobody leads."""
         self._seen_since = _BEFORE_ALL
         """No session was seen last before, so that not each slot need look for the oldest."""
+        self.count: Callable[[bytes], int] = len
+        """What a state machine's reply counts for (`StateMachine.reply_bytes`)."""
 
     def agree(self, agreed: Agreed) -> None:
         """These are in force from the next slot on."""
@@ -199,7 +192,7 @@ class SessionTable:
         for seq in gone:
             reply = replies.pop(seq, None)
             if reply is not None:  # (as `reply_bytes`, without a call)
-                freed += FAILURE_BYTES if reply.status is _FAILED else len(reply.payload)
+                freed += FAILURE_BYTES if reply.status is _FAILED else self.count(reply.payload)
                 freed += MESSAGE_BYTES
         session.floor = acked
         session.kept -= freed
@@ -219,12 +212,21 @@ class SessionTable:
 
     def keep(self, session: Session, seq: int, reply: Reply) -> int:
         """Keep a command's reply; returns what it counts for."""
-        size = FAILURE_BYTES if reply.status is _FAILED else len(reply.payload)
+        size = FAILURE_BYTES if reply.status is _FAILED else self.count(reply.payload)
         size += MESSAGE_BYTES
         session.replies[seq] = reply
         session.kept += size
         self.kept += size
         return size
+
+    def reply_bytes(self, reply: Reply) -> int:
+        """The bytes that a reply counts for, the same on every server.
+
+        The text of an exception may be longer or shorter elsewhere: it may hold an address in
+        memory, or read otherwise in another Python. So a failure counts the same whatever its text.
+        """
+        failed = reply.status is _FAILED
+        return (FAILURE_BYTES if failed else self.count(reply.payload)) + MESSAGE_BYTES
 
     def summary(self) -> bytes:
         """A fingerprint that costs next to nothing, however many sessions and replies there are."""

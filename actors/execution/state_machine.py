@@ -119,9 +119,19 @@ class StateMachine(ABC):
         """The part of a reply that is the same on every server: by default, all of it.
 
         Servers compare it (docs/design/digests.md). A text that may hold an address in memory, or
-        read otherwise in another Python, is best left out. Called after all of a slot's commands.
+        read otherwise in another Python, is best left out: then override `reply_bytes`, too. Called
+        after all of a slot's commands.
         """
         return reply
+
+    def reply_bytes(self, reply: bytes) -> int:
+        """The bytes that a reply counts for while it is kept: by default its length.
+
+        What is kept decides which commands are executed (`max_kept_each`), so this is the same on
+        every server, and for a reply always: texts that may differ count for as much as they may
+        have at most, say.
+        """
+        return len(reply)
 
     def made(self, number: int) -> None:  # noqa: B027 (most need none)
         """The cluster was made, and this 64-bit number drawn then: to seed random numbers with.

@@ -6,6 +6,8 @@ from typing import Final
 
 import msgspec
 
+from paxon.actors.limits.allowances import FAILURE_BYTES
+
 __all__ = [
     "CallRecord",
     "Outcome",
@@ -14,12 +16,14 @@ __all__ = [
     "RAISED",
     "REFUSED",
     "comparable",
+    "counted",
     "decode_answer",
     "decode_calls",
     "decode_value",
     "encode",
     "encode_answer",
     "no_value",
+    "text_bytes",
 ]
 
 
@@ -88,6 +92,23 @@ def comparable(reply: bytes) -> bytes:
     for outcome in answer.outcomes:
         outcome.text = ""
     return encode(answer)
+
+
+def text_bytes(calls: int) -> int:
+    """What an error's text may have, and counts for, among the answers to so many calls.
+
+    Texts differ from server to server, and what is counted must not.
+    """
+    return max(256, min(FAILURE_BYTES, 16 * FAILURE_BYTES // max(1, calls)))
+
+
+def counted(reply: bytes) -> int:
+    """The bytes that a reply counts for, the same on every server."""
+    if reply[1] != _TRUE:
+        return len(reply)
+    outcomes = decode_answer(reply).outcomes
+    failed = sum(outcome.kind != RETURNED for outcome in outcomes)
+    return len(comparable(reply)) + failed * text_bytes(len(outcomes))
 
 
 def no_value() -> msgspec.Raw:

@@ -20,10 +20,12 @@ from paxon.kvstore.objects.calls import (
     CallRecord,
     Outcome,
     comparable,
+    counted,
     decode_calls,
     encode,
     encode_answer,
     no_value,
+    text_bytes,
 )
 from paxon.kvstore.objects.carrying import (
     altered,
@@ -47,7 +49,8 @@ COMPARED_PARTS = "compared_parts"
 
 _TIMERS_A_SLOT = 1000
 _ROOM = 1 << 16
-"""Bytes that a reply takes besides what a call returns, generously."""
+_OUTCOME = 8
+"""Bytes that a reply takes besides what its calls return, and for each of these, generously."""
 
 
 class TooOld(MachineFailure):
@@ -187,15 +190,24 @@ class ObjectMachine(StateMachine):
         state += [timers.waiting, timers.next_id]
         return comparable(reply) + sample(state, slot, self._compared_parts)
 
+    def reply_bytes(self, reply: bytes) -> int:
+        return counted(reply)
+
     def _run_all(self, calls: list[CallRecord], *, is_query: bool) -> bytes:
         self._moment.now = self.now
         outcomes: list[Outcome] = []
-        room = LARGEST_REPLY - _ROOM
+        texts = text_bytes(len(calls))
+        room = LARGEST_REPLY - _ROOM - _OUTCOME * len(calls)
         # A loop, for each call to have the same room for recursion (actors/execution/recursion.py).
         for call in calls:
             outcome = self._run(call, is_query)
-            room -= len(outcome.value) + len(outcome.text)
-            if room < 0:
+            size = len(outcome.value)
+            if outcome.kind != RETURNED:
+                outcome.text = outcome.text.encode()[:texts].decode(errors="ignore")
+                size += texts
+            if size <= room:
+                room -= size
+            else:
                 outcome = _raised("ValueError", "ValueError: its result is too large to be sent")
             outcomes.append(outcome)
         return encode_answer(outcomes)

@@ -565,16 +565,19 @@ def test_an_exception_that_cannot_be_printed_is_an_error_reply_like_any_other(
     assert applied(Odd(), b"x") == [(ReplyStatus.FAILED, b"Mute")]
 
 
+@pytest.mark.parametrize("method", ["comparable", "reply_bytes"])
 @pytest.mark.parametrize("answer", [lambda *_: 1 / 0, lambda *_: None])
-def test_a_machine_that_cannot_tell_what_to_compare_stops_no_server(answer: Any) -> None:
-    machine: Any = type("Vague", (Register,), {"comparable": answer})
+def test_a_machine_that_cannot_tell_what_to_compare_or_count_stops_no_server(
+    answer: Any, method: str
+) -> None:
+    machine: Any = type("Vague", (Register,), {method: answer})
     lines: list[str] = []
     sink = logger.add(lines.append, format="{message}")
     assert applied(machine(), b"x", b"y") == applied(Register(), b"x", b"y")
     logger.remove(sink)
-    assert len(lines) == 1 and lines[0].startswith("Vague.comparable() failed in slot 1: ")
-    machine = type("Short", (Register,), {"comparable": lambda *_: direct()})
-    with pytest.raises(ExecutionFailed, match=r"Short.comparable\(\) ended in MemoryError"):
+    assert len(lines) == 1 and lines[0].startswith(f"Vague.{method}() failed in slot 1: ")
+    machine = type("Short", (Register,), {method: lambda *_: direct()})
+    with pytest.raises(ExecutionFailed, match=rf"Short.{method}\(\) ended in MemoryError"):
         applied(machine(), b"x")
     machine = type("Late", (Register,), {"enter": lambda *_: 1 / 0})
     with pytest.raises(MachineFailure, match=r"Late.enter\(\) raised Zero.* must not"):

@@ -9,7 +9,7 @@ import pytest
 
 from paxon.actors.execution.agreed import encode_agreed, first_agreed
 from paxon.actors.execution.application import Application, encode_batch
-from paxon.actors.execution.sessions import Reply, SessionTable, reply_bytes
+from paxon.actors.execution.sessions import Reply, SessionTable
 from paxon.actors.messages import Batch, Entry, Made, ReplyStatus
 from tests.harness import Register
 
@@ -122,11 +122,11 @@ def test_replies_are_kept_until_they_are_acknowledged_and_counted_for_so_long(se
         assert session is not None
         kept = {each: reply for each, reply in kept.items() if each >= floor}
         assert (session.floor, session.replies) == (floor, kept)
-        assert session.kept == table.kept == sum(map(reply_bytes, kept.values()))
+        assert session.kept == table.kept == sum(map(table.reply_bytes, kept.values()))
         if not session.executed(seq):
             status = chance.choice([ReplyStatus.OK, ReplyStatus.FAILED])
             kept[seq] = reply = Reply(status, bytes(chance.randrange(50)))
-            assert table.keep(session, seq, reply) == reply_bytes(reply)
+            assert table.keep(session, seq, reply) == table.reply_bytes(reply)
     late = session_table(1)
     late.load(table.dump())
     assert late.kept == table.kept > 0
@@ -145,13 +145,29 @@ class Wordy(Register):
         return b"ok"
 
 
-def test_how_long_an_errors_text_is_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+class Replying(Wordy):
+    """Has the text in a reply, in which it says itself what to compare and to count."""
+
+    def apply(self, command: bytes) -> bytes:
+        return b"bad" + self.text.encode() if command == b"bad" else b"ok"
+
+    def comparable(self, reply: bytes) -> bytes:
+        return reply[:3]
+
+    def reply_bytes(self, reply: bytes) -> int:
+        return 4096 if reply.startswith(b"bad") else len(reply)
+
+
+@pytest.mark.parametrize("kind", [Wordy, Replying])
+def test_how_long_an_errors_text_is_decides_nothing(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Wordy]
+) -> None:
     """It may hold an address in memory, or read otherwise in another Python."""
     monkeypatch.setattr("paxon.actors.execution.application.SLOT_REPLIES", 1000)
     monkeypatch.setattr("paxon.actors.execution.application.SLOT_REPLIES_AT_MOST", 3000)
     ends = []
     for text in ("", "x" * 4000):
-        machine = Wordy(text)
+        machine = kind(text)
         agreed = first_agreed({"max_kept_each": 20_000}, machine.limits)
         application = Application(machine, agreed)
         opening = Batch(0, [Entry(0, 1, 0, 0, b"")])
@@ -171,4 +187,19 @@ def test_how_long_an_errors_text_is_decides_nothing(monkeypatch: pytest.MonkeyPa
         ends.append((statuses, full, application.chain.head))
     assert ends[0] == ends[1]
     assert ReplyStatus.OVERLOADED in ends[0][0][:39]
-    assert set(ends[0][0][39:]) == {ReplyStatus.FAILED, ReplyStatus.OVERLOADED}
+    ended = ReplyStatus.FAILED if kind is Wordy else ReplyStatus.OK
+    assert set(ends[0][0][39:]) == {ended, ReplyStatus.OVERLOADED}
+
+
+@pytest.mark.parametrize("size", [-(1 << 70), 1 << 70])
+def test_what_a_reply_is_said_to_count_for_can_be_kept(size: int) -> None:
+    class Absurd(Register):
+        def reply_bytes(self, reply: bytes) -> int:
+            return size
+
+    application = Application(Absurd(), first_agreed({}, {}))
+    [(_, opened)] = application.execute(1, encode_batch(Batch(0, [Entry(0, 1, 0, 0, b"")])))
+    session = int.from_bytes(opened.payload, "big")
+    application.execute(2, encode_batch(Batch(0, [Entry(session, 1, 1, 0, b"x")])))
+    assert 0 < application.sessions.kept < 1 << 41
+    application.restore(b"".join(application.image()))

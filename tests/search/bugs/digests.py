@@ -10,10 +10,12 @@ from paxon.actors import PaxosServer
 from paxon.actors.execution import application
 from paxon.actors.execution.application import Application
 from paxon.actors.parts.comparing import Comparing
+from paxon.kvstore.objects import calls
 from tests.invariants import InvariantBroken
 from tests.search.planted import Original, PlantedBug, planted
 from tests.simulation.about.divergence import (
     CASES,
+    answer_with_texts_that_differ,
     forget_to_be_deterministic,
     hunt,
     plans,
@@ -100,5 +102,16 @@ DIGESTS.append(
             (application, "_comparable", _whole),
         ),
         raise_errors_that_hold_addresses,
+    )
+)
+
+DIGESTS.append(
+    DigestBug(
+        planted(
+            "count the texts of calls that failed",
+            "a reply counts for its length, whatever errors of a replicated class it tells of",
+            (calls, "counted", lambda _original: len),
+        ),
+        answer_with_texts_that_differ,
     )
 )

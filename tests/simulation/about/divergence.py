@@ -11,6 +11,7 @@ import msgspec
 
 from paxon.actors import ServerId
 from paxon.actors.messages import ServerReply
+from paxon.kvstore.objects import calls
 from tests.simulation.about.bounds import UNREAD
 from tests.simulation.machine import WatchedStore
 from tests.simulation.node import Node
@@ -19,6 +20,7 @@ from tests.simulation.world import World
 
 __all__ = [
     "CASES",
+    "answer_with_texts_that_differ",
     "flip_bits",
     "forget_to_be_deterministic",
     "hunt",
@@ -181,19 +183,56 @@ class Addressed(WatchedStore):
         return reply
 
 
+class Failing(WatchedStore):
+    """Answers some writes with a call of a replicated class that failed: its text is its own."""
+
+    raised = 0
+
+    def apply(self, command: bytes) -> bytes:
+        reply = super().apply(command)
+        if zlib.crc32(command) % 3 == 0:
+            Failing.raised += 1
+            text = "at 0x" + "0" * (Failing.raised % 100)
+            failed = calls.Outcome(calls.RAISED, calls.no_value(), "ValueError", text)
+            return calls.encode_answer([failed])
+        return reply
+
+    def comparable(self, reply: bytes) -> bytes:
+        return calls.comparable(reply) if _has_failed(reply) else reply
+
+    def reply_bytes(self, reply: bytes) -> int:
+        return calls.counted(reply) if _has_failed(reply) else len(reply)
+
+
+def _has_failed(reply: bytes) -> bool:
+    return reply[:2] == b"\x92\xc3"
+
+
+def answer_with_texts_that_differ(plan: Plan) -> None:
+    """Calls that failed have texts of any length, and what is kept of them is nobody's own."""
+    plan.settings |= {"max_kept_each": 150}
+    plan.clients.outstanding = max(plan.clients.outstanding, 8)
+    nobody_is_contradicted(plan, Failing)
+
+
 def raise_errors_that_hold_addresses(plan: Plan) -> None:
     """Their texts differ in each process, and nobody may be contradicted for that."""
-    with patch("tests.simulation.node.WatchedStore", Addressed):
+    nobody_is_contradicted(plan, Addressed)
+
+
+def nobody_is_contradicted(plan: Plan, store: type[Addressed | Failing]) -> None:
+    """Though what these stores raise differs."""
+    with patch("tests.simulation.node.WatchedStore", store):
         world = World(msgspec.convert(msgspec.to_builtins(plan), Plan))
         for name in ("on_execute", "on_snapshot_taken", "on_restore"):
             setattr(world.watch, name, lambda *_arguments: None)
         world.watch.on_reply = lambda *_arguments: None  # type: ignore[method-assign]
-        before = Addressed.raised
+        before = store.raised
         try:
             world.start()
             while world.steps < 2 * plan.steps and world.advance():
                 pass
-            assert Addressed.raised > before
+            assert store.raised > before
             alarms = [
                 n.server.describe().alarm for n in world.nodes.values() if n.server is not None
             ]

@@ -10,6 +10,7 @@ from loguru import logger
 from tests.search.bugs.digests import DIGESTS, DigestBug
 from tests.simulation.about.divergence import (
     CASES,
+    answer_with_texts_that_differ,
     flip_bits,
     forget_to_be_deterministic,
     hunt,
@@ -53,8 +54,9 @@ def test_restarts_from_snapshots_are_no_difference() -> None:
 
 @pytest.mark.slow
 def test_texts_of_errors_are_no_difference() -> None:
-    for plan in plans(3, 2):
+    for plan in plans(3, 3):
         raise_errors_that_hold_addresses(plan)
+        answer_with_texts_that_differ(plan)
 
 
 @pytest.mark.slow
