@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeVar
 
 import msgspec
 
@@ -130,8 +130,7 @@ class LocalCluster:
             machine: your `Replicated` class, or a state machine's, importable; else the store.
             log_level: of the servers' logs.
             metrics: server N shows figures and health by HTTP at this port plus N - 1.
-            keys: encrypt: each server gets a key pair, kept in the directory
-            (docs/running/keys.md).
+            keys: encrypt: each server gets a key pair, kept in `directory` (docs/running/keys.md).
             etcd: a port where a thread of this process serves etcd's API; True: see `etcd_address`.
             **settings: any field of `Settings` for all servers, such as `election_timeout_min`.
 
@@ -297,6 +296,9 @@ class LocalCluster:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a cluster is neither copied nor pickled: give others its `addresses`")
 
     # --- one server ------------------------------------------------------------------------------
 

@@ -55,6 +55,11 @@ def start_process(process: SpawnProcess, *, import_main: bool = False) -> None:
         Path.cwd()  # which the new process begins in
     except FileNotFoundError:
         raise OSError("the working directory is deleted: change to one that exists") from None
+    if not multiprocessing.spawn.get_executable():
+        raise OSError(
+            "Python does not know its own program (sys.executable is empty, as where Python is "
+            "embedded in another): name an interpreter with multiprocessing.set_executable(…)"
+        )
     with _interrupts_blocked():
         if import_main:
             process.start()

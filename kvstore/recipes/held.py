@@ -123,6 +123,9 @@ class Held(Kept[Lease]):
             self.lease.revoke(timeout=timeout)
 
     def __enter__(self) -> Self:
+        """Raises `LockLost` if it was released or lost before, as far as is known here."""
+        self.lost.is_set()
+        self._check_lease()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -158,6 +161,9 @@ class AsyncHeld(Kept[AsyncLease]):
             await self.lease.revoke(timeout=timeout)
 
     async def __aenter__(self) -> Self:
+        """Raises `LockLost` if it was released or lost before; see `Held`."""
+        self.lost.is_set()
+        self._check_lease()
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -10,12 +10,13 @@ from paxon.kvstore.client.async_client import AsyncClient
 from paxon.kvstore.client.calls.answers import Entry
 from paxon.kvstore.client.calls.calls import Get, Increment
 from paxon.kvstore.client.client import Client
-from paxon.kvstore.errors import OperationFailed
+from paxon.kvstore.errors import InvalidRequest
 from paxon.kvstore.recipes.async_taking import take as take_async
 from paxon.kvstore.recipes.contests import Contender, Contest, Statement
 from paxon.kvstore.recipes.held import AsyncHeld, Held
 from paxon.kvstore.recipes.observing import AsyncObservation, Observation
 from paxon.kvstore.recipes.taking import take
+from paxon.kvstore.store.items import whole_number
 
 __all__ = ["AsyncCounter", "AsyncMembers", "AsyncMembership", "Counter", "Members", "Membership"]
 
@@ -154,12 +155,17 @@ class Counter:
 
         Raises:
             RequestTimeout: the outcome is unknown; `retry()` on the error adds once in any case.
-            OperationFailed: its key has something else than a number.
+            InvalidRequest: its key has something else than a number, or the sum does not fit into
+                64 bits.
         """
         return self._kv._do(Increment(self.name, by), timeout)
 
     def value(self, *, timeout: float | None = None) -> int:
-        """The number now; 0 if nobody has counted yet."""
+        """The number now; 0 if nobody has counted yet.
+
+        Raises:
+            InvalidRequest: its key has something else than a number.
+        """
         return _number(self.name, self._kv._do(Get(self.name), timeout))
 
 
@@ -181,7 +187,7 @@ class AsyncCounter:
 
 
 def _number(name: str, value: bytes | None) -> int:
-    try:
-        return int(value or b"0")
-    except ValueError:
-        raise OperationFailed(f"{name!r} is no counter: its value is no whole number") from None
+    number = 0 if value is None else whole_number(value)
+    if number is None:
+        raise InvalidRequest(f"{name!r} is no counter: its value is not a whole number")
+    return number

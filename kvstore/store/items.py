@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
-__all__ = ["Item", "Prefix", "Row", "as_bytes", "row", "tombstone", "value_bytes"]
+__all__ = [
+    "Item", "Prefix", "Row", "as_bytes", "row", "tombstone", "value_bytes", "whole_number",
+]  # fmt: skip
+
+_WHOLE_NUMBER = re.compile(rb"-?[0-9]{1,19}")
+"""Part of the language of operations: not to be changed."""
 
 
 class Item(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True, tag=1):
@@ -68,6 +75,11 @@ def as_bytes(value: bytes | bytearray | Prefix) -> bytes:
         return bytes(memoryview(value.whole)[: value.size])
     assert isinstance(value, bytearray)
     return bytes(value)
+
+
+def whole_number(value: bytes | bytearray) -> int | None:
+    """The number that a counter's value is, in decimal; None if it is something else."""
+    return int(value) if _WHOLE_NUMBER.fullmatch(value) else None
 
 
 def value_bytes(value: bytes | bytearray | Prefix) -> int:

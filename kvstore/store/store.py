@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby, islice
 from typing import Any, ClassVar
@@ -15,7 +14,7 @@ from paxon.actors.execution.agreed import Limits
 from paxon.kvstore.store.events import answer_events
 from paxon.kvstore.store.history import EVENT_BYTES, key_of
 from paxon.kvstore.store.image import decode_state, encode_state
-from paxon.kvstore.store.items import Item, Prefix, as_bytes, value_bytes
+from paxon.kvstore.store.items import Item, Prefix, as_bytes, value_bytes, whole_number
 from paxon.kvstore.store.leases import MAX_LEASES, MAX_TTL_MS, MIN_TTL_MS, Lease
 from paxon.kvstore.store.operations import (
     LANGUAGE,
@@ -69,7 +68,6 @@ _SHORT_VALUE = 1024
 """Values below this size are copied by an append: a bytearray takes more memory and time."""
 _ENDED_AT_ONCE = 100
 """Leases that one waking ends: the others keep their turn."""
-_NUMBER = re.compile(rb"-?[0-9]{1,19}")
 _MS = 1_000_000
 """Nanoseconds."""
 
@@ -552,10 +550,10 @@ class KVStore(StateMachine):
     def _increment(self, operation: Increment) -> Result:
         key, by = operation.key, operation.by
         held = self._state.data.get(key)
-        text = b"0" if held is None else as_bytes(held.value) if len(held.value) <= 20 else b"long"
-        if not _NUMBER.fullmatch(text):
+        before = 0 if held is None else whole_number(held.value)
+        if before is None:
             raise Refusal("the value is not a whole number, so nothing can be added to it")
-        total = int(text) + by
+        total = before + by
         if not -MAX_NUMBER - 1 <= total <= MAX_NUMBER:
             raise Refusal(f"{total} would not fit into 64 bits")
         self._write(key, b"%d" % total, 0 if held is None else held.lease)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from paxon.actors import StateMachine
 from paxon.kvstore.client.async_client import AsyncCommandClient
@@ -146,3 +146,6 @@ class MemoryCluster:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a cluster is neither copied nor pickled: it lives in this process")

@@ -80,6 +80,8 @@ class Lease(Held):
         super().__init__(number, ttl, sent)
 
     def __enter__(self) -> Self:
+        """Raises `LeaseExpired` if it was revoked or lost before, as far as is known here."""
+        self.check()
         return self
 
     def __exit__(self, *_: object) -> None:

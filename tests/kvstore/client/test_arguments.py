@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import math
+import multiprocessing.spawn
 import os
 import pickle
 from collections.abc import Callable
@@ -247,6 +248,23 @@ def test_a_client_is_not_copied(kind: Any, copied: Any) -> None:
     of = [ReplicatedDict] if kind in {proxy, async_proxy} else []
     with pytest.raises(TypeError, match="neither copied nor pickled"):
         copied(kind("127.0.0.1:1", *of))
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_nor_is_a_cluster(copied: Any) -> None:
+    with MemoryCluster() as in_memory:
+        for cluster in (LocalCluster(), in_memory):
+            with pytest.raises(TypeError, match="a cluster is neither copied nor pickled"):
+                copied(cluster)
+
+
+def test_an_interpreter_that_does_not_know_its_program_starts_no_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It said that the process had ended with exit code 255."""
+    monkeypatch.setattr(multiprocessing.spawn, "_python_exe", "")
+    with pytest.raises(ClusterError, match=r"sys\.executable is empty.*set_executable"):
+        LocalCluster(1).start()
 
 
 @pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])

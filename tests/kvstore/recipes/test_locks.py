@@ -176,6 +176,52 @@ def test_one_that_is_let_go_twice_frees_nobody_elses(kv: Client) -> None:
         second.check()
 
 
+def test_what_was_let_go_of_or_lost_is_not_entered(cluster: MemoryCluster, kv: Client) -> None:
+    """Its block would run unguarded."""
+    lock, queue = kv.lock("a"), kv.queue("q")
+    queue.put("item")
+
+    def lost() -> Held:
+        held = lock.acquire()
+        kv.revoke(held.lease)
+        with pytest.raises(LeaseExpired):
+            held.lease.keep_alive()
+        return held
+
+    item = queue.get()
+    item.done()
+    released = [
+        item,
+        *(held.acquire() for held in (lock, kv.semaphore("s", 1), kv.rwlock("rw").write)),
+        kv.election("e").campaign("me"),
+        kv.members("m").join(),
+        kv.double_barrier("d", 1).enter(),
+    ]
+    for held in released:
+        held.release()
+    with pytest.raises(LeaseExpired, match="it was revoked"), released[1].lease:
+        pytest.fail("its block ran")
+    for held in (*released, lost()):
+        with pytest.raises(LockLost, match=r"revoked|let go of|has ended"), held:
+            pytest.fail("its block ran")
+
+    async def main() -> None:
+        async with cluster.async_client() as akv:
+            held = await akv.lock("a").acquire()
+            await held.release()
+            with pytest.raises(LockLost, match="it was revoked"):
+                async with held:
+                    pytest.fail("its block ran")
+
+    asyncio.run(main())
+    twice = kv.lock("twice", reentrant=True)
+    with twice as held, twice:
+        held.release()
+        with held:  # let go of at the end of this one
+            assert twice.locked()
+        assert not twice.locked()
+
+
 def test_the_lease_that_ends_frees_it(cluster: MemoryCluster, kv: Client) -> None:
     """A holder that is dropped is not renewed any more: as if its process had died."""
     fence = kv.lock("a", ttl=2).acquire().fence

@@ -15,7 +15,6 @@ from paxon import (
     Contender,
     InvalidRequest,
     LockLost,
-    OperationFailed,
     Put,
     RequestTimeout,
 )
@@ -84,12 +83,19 @@ def test_a_counter_counts(kv: Client) -> None:
         40,
     )
     assert hits.name == "hits" and kv.get("hits") == b"40"
-    kv.put("hits", "many")
-    with pytest.raises(OperationFailed, match="'hits' is no counter"):
-        hits.value()
-    with pytest.raises((OperationFailed, InvalidRequest)):
-        hits.add()
-    assert kv.get("hits") == b"many"
+    for value in (b"many", b"", b"1_0", b" 1", b"+1", b"1\n", "\u0663".encode(), b"1" * 20):
+        kv.put("hits", value)
+        with pytest.raises(InvalidRequest, match="'hits' is no counter: its value is not a whole"):
+            hits.value()
+        with pytest.raises(InvalidRequest, match="the value is not a whole number"):
+            hits.add()
+        assert kv.get("hits") == value
+    for value in (b"-0", b"007", b"-9223372036854775808"):
+        kv.put("hits", value)
+        assert hits.value() == hits.add(0) == int(value)
+    kv.put("hits", "12")
+    kv.append("hits", "3")
+    assert hits.value() == hits.add(0) == 123
 
 
 def test_wrong_arguments_are_refused(kv: Client) -> None:
