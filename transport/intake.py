@@ -393,9 +393,10 @@ class Unread:
             return f"it has more than {self._most} bytes, in parts without end"
         patience = _PATIENCE if self._all <= 2 * _MOST_UNREAD or not taken_all else _PATIENCE / 10
         waited = now - max(connection.since, self._goes_since)
-        if waited >= (_GROWTH_PATIENCE if taken_all else _PATIENCE / 10):
+        least = _GROWTH_PATIENCE if taken_all else _PATIENCE / 10
+        if waited >= least:
             grown = _resident() - self._small
-            if grown > _MOST_GROWTH + 2 * self._all:
+            if grown > _MOST_GROWTH + 2 * self._all and self._has_most(connection, now - least):
                 self._small += grown
                 return (
                     f"{connection.unread} bytes of it have come, and this process has grown by "
@@ -407,6 +408,15 @@ class Unread:
                 f"{patience:g} s, while all that is unread comes to {self._all >> 20} MiB"
             )
         return ""
+
+    def _has_most(self, connection: _Connection, since: float) -> bool:
+        """Whether nobody else has more unread and gave no message since then.
+
+        Bytes of TCP take at most 32 times as many of libzmq's (`_MOST_GROWTH`). So whoever alone
+        makes this process grow so much has brought more than any client's message takes.
+        """
+        others = (self._open[descriptor] for descriptor in self._large)
+        return all(each.unread <= connection.unread or each.since > since for each in others)
 
     def _end(self, descriptor: int, why: str) -> None:
         if _is_at_port(descriptor, self.port):

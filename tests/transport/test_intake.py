@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 from paxon.transport import EndpointOptions, intake
-from paxon.transport.intake import Brake, Share
+from paxon.transport.intake import Brake, Ledger, Share, Unread
 from paxon.transport.outgoing import LargeFrames
 from tests.waiting import wait_until
 
@@ -238,6 +238,35 @@ class FromDescriptor:
 
     def get(self, _option: object) -> int:
         return self.descriptor
+
+
+def test_who_makes_a_server_grow_is_ended_and_nobody_with_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A large message that comes slowly was taken for the cause if it was looked at first."""
+    now, resident = 0.0, 100 * MIB
+    slow, gives, guilty = 1 << 20, (1 << 20) + 1, (1 << 20) + 2  # descriptors that nobody has
+    brought = {slow: 8 * MIB, gives: 0, guilty: 0}
+    monkeypatch.setattr(intake, "_received", brought.__getitem__)
+    monkeypatch.setattr(intake, "_resident", lambda: resident)
+    unread = Unread(128 * MIB, Ledger(lambda: now), "port", lambda: now)
+    for descriptor in brought:
+        unread.begun(descriptor)
+    for step in range(1, 20):
+        now = step / 10
+        brought[guilty] += 2 * MIB
+        resident += 32 * 2 * MIB
+        brought[gives] += 30 * MIB  # and most of it is a message that it gave
+        unread._open[gives].taken += 26 * MIB
+        unread.look(taken_all=True)
+        if guilty not in unread._open:
+            break
+    assert list(unread._open) == [slow, gives] and unread._open[gives].unread > brought[guilty]
+    for _ in range(9):  # what it had is given back, and nobody else is to blame
+        now += 0.1
+        brought[slow] += MIB // 2
+        unread.look(taken_all=True)
+    assert slow in unread._open
 
 
 def test_clients_that_are_held_are_let_go_each_at_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
