@@ -30,6 +30,10 @@ __all__ = [
 ]
 
 
+UNKNOWN = "; the write may or may not have taken effect: its outcome is unknown"
+"""The end of what a `RequestTimeout` says of a write that was sent."""
+
+
 class PaxonError(Exception):
     """Anything that Paxon tells its users has gone wrong."""
 
@@ -146,6 +150,8 @@ class RequestTimeout(PaxonError, TimeoutError):
     def forget(self) -> None:
         """There is nothing to ask for again: what was begun has been given up as a whole."""
         self.kept = self.again = None
+        self.unknown = False
+        self.args = (f"{str(self).removesuffix(UNKNOWN)}; it was given up, so nothing is held",)
 
 
 class ClusterUnavailable(RequestTimeout):

@@ -186,9 +186,7 @@ class Quest:
     def unanswered(self) -> RequestTimeout:
         """The error of a question that no leader answered."""
         if not self.heard:
-            error = self._sightings.unreachable(self._search.servers, self.seconds)
-            error.unknown = False
-            return error
+            return self._sightings.unreachable(self._search.servers, self.seconds)
         return RequestTimeout(
             f"no server leads, or none is up to date, within {self.seconds:.3g} s: see what "
             "`paxon status` says",

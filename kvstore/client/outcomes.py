@@ -54,11 +54,8 @@ def timeout(
     seconds = f"{ticket.deadline - ticket.submitted:.3g} s"
     outcome = ""
     if ticket.mode is None:
-        outcome = (
-            "; the write may or may not have taken effect: its outcome is unknown"
-            if sent
-            else "; the write has not been taken in, so it has no effect"
-        )
+        not_taken = "; the write has not been taken in, so it has no effect"
+        outcome = errors.UNKNOWN if sent else not_taken
     if sightings.heard_at < ticket.submitted:
         if request is not None and request.address:
             servers = [request.address]

@@ -78,7 +78,8 @@ class Sightings:
 
     def unreachable(self, servers: Sequence[str], seconds: float) -> ClusterUnavailable:
         """The error of a question that none of these servers answered."""
-        return ClusterUnavailable(f"no server answered within {seconds:g} s{self.silence(servers)}")
+        text = f"no server answered within {seconds:g} s{self.silence(servers)}"
+        return ClusterUnavailable(text, unknown=False)
 
     def why(self, since: float, servers: Sequence[str]) -> str:
         """Why there was no leader's answer, though servers did answer; "" if nobody knows."""

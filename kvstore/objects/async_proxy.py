@@ -191,7 +191,7 @@ class AsyncCalls(Generic[R]):
     async def raise_version(self, version: int | None = None) -> int:
         """Put a version of the class in force, by default this program's; see `Calls`."""
         new = self._proxy._definition.newest if version is None else version
-        if new == await self.version():
+        if type(new) is int and new == await self.version():
             return new
         limit = self._proxy._timeout
         agreed = await self.client.change_settings(timeout=limit, **{VERSION: new})

@@ -204,7 +204,7 @@ class Calls(Generic[R]):
         Raises `InvalidRequest` if not every server runs the code yet; the text says which.
         """
         new = self._definition.newest if version is None else version
-        if new == self.version():
+        if type(new) is int and new == self.version():
             return new
         agreed = self._client.change_settings(timeout=self._timeout, **{VERSION: new})
         return int(agreed.values[VERSION])

@@ -185,6 +185,9 @@ def test_from_asyncio() -> None:
                 paxon.InvalidRequest, match="version = 2: the leader's state machine knows none"
             ):
                 await calls(bank).raise_version(2)
+            for odd in (True, 1.0, "1"):
+                with pytest.raises(paxon.InvalidRequest, match=r"version = .*: must be a"):
+                    await calls(bank).raise_version(odd)  # type: ignore[arg-type]
             async with bank.batch() as batch:
                 first = batch.add(Bank.pay_in, "ann", 1)
             assert first.result() == Account(41)

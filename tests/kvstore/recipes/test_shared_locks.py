@@ -24,6 +24,7 @@ from paxon import (
     RequestTimeout,
 )
 from paxon.kvstore.client.leases import async_lease
+from paxon.kvstore.errors import UNKNOWN
 from paxon.testing import MemoryCluster
 from tests.kvstore.recipes.others import Waiter
 from tests.waiting import wait_until
@@ -223,11 +224,14 @@ def test_a_put_of_unknown_outcome_leaves_nothing(
         if len(args[0]) == 1:
             return done
         monkeypatch.undo()
-        raise RequestTimeout("no answer")
+        raise RequestTimeout(f"no answer{UNKNOWN}")
 
     monkeypatch.setattr(kv, "_ask", cut)
-    with pytest.raises(RequestTimeout):
+    with pytest.raises(RequestTimeout, match="no answer; it was given up, so nothing") as caught:
         kind(kv).acquire(timeout=1)
+    assert not caught.value.unknown
+    with pytest.raises(InvalidRequest, match="call the method again"):
+        caught.value.retry()
     assert kv.leases() == []
     assert not kind(kv).locked()
 
