@@ -21,6 +21,7 @@ from paxon.actors.messages import (
     CatchUp,
     CatchUpRequest,
     CommandReply,
+    CommitNote,
     Handover,
     Heartbeat,
     HeartbeatReply,
@@ -30,6 +31,7 @@ from paxon.actors.messages import (
     PreVote,
     PreVoteReply,
     QueryReply,
+    Sealed,
     ServerReply,
     SessionOpened,
     SnapshotChunk,
@@ -63,6 +65,8 @@ KINDS: dict[str, type] = {
     "snapshot-request": SnapshotRequest,
     "snapshot-chunk": SnapshotChunk,
     "handover": Handover,
+    "commit-note": CommitNote,
+    "sealed": Sealed,
 }
 TRANSFER = 1000
 """The number of the request to hand over, whose answer names a server."""
@@ -111,6 +115,10 @@ def describe(message: PeerMessage) -> str:
             return f"snapshot-chunk at slot {slot}: {len(data)} bytes from {offset}"
         case Handover(ballot):
             return f"handover, {ballot} is over"
+        case CommitNote(ballot, commit):
+            return f"commit-note {ballot}, commit {commit}"
+        case Sealed(epoch, slot, start):
+            return f"sealed: epoch {epoch} ended with slot {slot}{', begin' if start else ''}"
         case _:  # about identities, counts, places and digests: the name says enough
             return type(message).__name__
 
@@ -120,6 +128,7 @@ class _View:
     """What a reader wants to know of a server, to compare before and after a step."""
 
     promised: Ballot
+    epoch: int
     role: str
     held: dict[int, tuple[str, bool]]
     """Slot → what is accepted there, and whether it is known to be chosen."""
@@ -135,7 +144,7 @@ class _View:
             for a in log.accepted_from(1)
         }
         return cls(
-            server.promised, server.role, held, log.discarded,
+            server.promised, server.configuration.epoch, server.role, held, log.discarded,
             server.application.executed, list(applied),
         )  # fmt: skip
 
@@ -171,7 +180,10 @@ class Narrator(WatchedCluster):
                 if not self.quiet:
                     self.say(f"{source}->{server} {describe(message)}")
         super().step(server, burst)
-        self._compare(server, before, self.view(server))
+        if server in self.retired:
+            self.say(f"  {server} is no member any more, and stops")
+        else:
+            self._compare(server, before, self.view(server))
         self._tell_sent(self.packets[waiting:])
         for _, _, reply in self.replies[told:]:
             self.say(f"  {server} tells the client: {self._in_words(reply)}")
@@ -189,6 +201,8 @@ class Narrator(WatchedCluster):
 
     def _compare(self, server: ServerId, before: _View, after: _View) -> None:
         say = self.say
+        if after.epoch != before.epoch:
+            say(f"  {server} enters epoch {after.epoch}")
         if after.promised != before.promised:
             say(f"  {server} promises {after.promised}")
         if after.role != before.role:
@@ -329,6 +343,10 @@ class Narrator(WatchedCluster):
         server, to = int(words[0]), int(words[1])
         self.request(server, TransferLeader(TRANSFER, self.servers[server].promised, to))
 
+    def _do_change(self, words: list[str]) -> None:
+        leader, *voters = map(int, words)
+        self.change(leader, *voters)
+
     def _do_crash(self, words: list[str]) -> None:
         self.crash(int(words[0]))
 
@@ -390,6 +408,7 @@ _COMMANDS: dict[str, Callable[[Narrator, list[str]], None]] = {
     "wait": Narrator._do_wait,
     "client": Narrator._do_client,
     "transfer": Narrator._do_transfer,
+    "change": Narrator._do_change,
     "crash": Narrator._do_crash,
     "restart": Narrator._do_restart,
     "packets": Narrator._do_packets,

@@ -111,7 +111,8 @@ class WatchedCluster(Cluster):
     def step(self, server: ServerId, burst: Burst[Any, Any] | None = None) -> None:
         self.watch.begin_step(server)
         super().step(server, burst)
-        self.watch.after_step(server, self.servers[server])
+        if server in self.servers:  # it has not stopped because it is no member any more
+            self.watch.after_step(server, self.servers[server])
 
 
 def tap(server: PaxosServer, number: ServerId, watch: ClusterWatch) -> None:
