@@ -30,6 +30,7 @@ class Mark(msgspec.Struct, frozen=True):
     name: str
     """What the method is called by callers; "": as it is defined."""
     raises: tuple[type[Exception], ...]
+    compared: bool = False
 
 
 class Body:
@@ -41,6 +42,8 @@ class Body:
         self.name = name
         self.function = function
         self.raises = mark.raises
+        self.compared = mark.compared
+        """Servers compare some of what it returns."""
         self.parameters: tuple[str, ...] = ()
         self.takes_any: dict[str, tuple[type, ...]] = {}
         """Those annotated as Any, or with Any in them, and what classes are named besides."""
@@ -105,6 +108,8 @@ def define(cls: type, base: type, name: str, names: Mapping[str, Any]) -> Defini
                 raise TypeError(f"{cls.__name__}.{attribute}: only methods can be replicated")
             body = Body(mark, mark.name or attribute, function)
             _read_signature(cls, body, names, known)
+            if body.compared and body.parameters:
+                raise TypeError(f"{cls.__name__}.{attribute} is compared, so it takes no arguments")
             definition.attributes[attribute] = body
             definition.bodies.setdefault(body.name, []).append(body)
     own = [getattr(cls, each) is not getattr(base, each) for each in ("snapshot", "restore")]

@@ -149,6 +149,7 @@ class ObjectMachine(StateMachine):
         """Of the class, in force now."""
         definition = self._definition
         self._bodies = definition.bodies_of(version)
+        self._shown = sorted(name for name, body in self._bodies.items() if body.compared)
         fields = definition.fields_in(version)
         for field in fields:  # what is new begins anew: an old body may have touched it already
             if field not in self._fields:
@@ -178,17 +179,31 @@ class ObjectMachine(StateMachine):
     def comparable(self, reply: bytes) -> bytes:
         """The reply, and in each slot some of the state: what has got into that has no other sign.
 
-        (Not of a class with a `snapshot` of its own: of its fields nothing is known.)
+        Of a class with a `snapshot` of its own no fields are known, but what it shows itself.
         """
         slot = self._moment.slot
-        if slot == self._compared_slot or not self._compared_parts or not self._fields:
+        if slot == self._compared_slot or not self._compared_parts:
             return comparable(reply)
         self._compared_slot = slot
         timers = self._moment.timers
         names = sorted(field.name for field in self._fields)  # (in code in whatever order)
         state = [getattr(self.object, name) for name in names]
+        state += [self._shown_by(self._bodies[name]) for name in self._shown]
         state += [timers.waiting, timers.next_id]
         return comparable(reply) + sample(state, slot, self._compared_parts)
+
+    def _shown_by(self, body: Body) -> object:
+        """What is to be compared, itself and not encoded: few parts of it are looked at."""
+        moment = self._moment
+        moment.now, moment.querying = self.now, True  # (`now` may be that of a query before)
+        try:
+            return body.function(self.object)
+        except BaseException as error:  # the user's code may raise anything
+            if depends_on_process(error):
+                raise
+            return type(error).__name__
+        finally:
+            moment.querying = False
 
     def reply_bytes(self, reply: bytes) -> int:
         return counted(reply)

@@ -56,7 +56,11 @@ def query(method: F, /) -> F: ...
 
 @overload
 def query(
-    *, raises: tuple[type[Exception], ...] = (), since: int = 1, name: str = ""
+    *,
+    raises: tuple[type[Exception], ...] = (),
+    since: int = 1,
+    name: str = "",
+    compared: bool = False,
 ) -> Callable[[F], F]: ...
 
 
@@ -67,12 +71,15 @@ def query(
     raises: tuple[type[Exception], ...] = (),
     since: int = 1,
     name: str = "",
+    compared: bool = False,
 ) -> F | Callable[[F], F]:
     """Make a method answer from the state, and change nothing: a linearizable read by default.
 
-    Arguments as for `command`.
+    Arguments as for `command`, and:
+        compared: after each slot with a command servers call it, without arguments, and compare
+            some parts of what it returns. For classes with `snapshot` and `restore` of their own.
     """
-    return _decorate(method, "query", raises, since, name)
+    return _decorate(method, "query", raises, since, name, compared=compared)
 
 
 def _check_name(what: str, name: str) -> None:
@@ -81,7 +88,13 @@ def _check_name(what: str, name: str) -> None:
 
 
 def _decorate(
-    method: F | None, kind: Kind, raises: tuple[type[Exception], ...], since: int, name: str
+    method: F | None,
+    kind: Kind,
+    raises: tuple[type[Exception], ...],
+    since: int,
+    name: str,
+    *,
+    compared: bool = False,
 ) -> F | Callable[[F], F]:
     good = isinstance(raises, tuple) and all(
         isinstance(each, type) and issubclass(each, Exception) for each in raises
@@ -92,7 +105,7 @@ def _decorate(
         raise TypeError(f"{kind}(raises={raises!r}): two of them have one name")
     check_version(f"{kind}(since={since!r})", since)
     _check_name(f"@{kind}", name)
-    mark = Mark(kind, since, name, raises)
+    mark = Mark(kind, since, name, raises, compared)
 
     def marked(function: F) -> F:
         if not callable(function) or hasattr(function, MARK):

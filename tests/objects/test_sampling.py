@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from paxon import Replicated, command
+from paxon import Replicated, command, query
 from paxon.actors.execution.agreed import decode_agreed, encode_agreed, first_agreed
 from paxon.actors.messages import ChangeSettings
 from paxon.kvstore.objects.calls import encode, encode_answer
@@ -298,8 +298,63 @@ def test_memory_that_runs_out_is_no_part_of_the_state() -> None:
         sample([Full("a", 1)], 1, PARTS)
 
 
-def three() -> tuple[Cluster, int]:
-    cluster = Cluster(3, machine=lambda: machine_of(Store())).start()
+class Own(Store):
+    """Has a snapshot of its own, so it shows itself what is to be compared."""
+
+    def snapshot(self) -> bytes:
+        return encode([list(self.parts), self.text])
+
+    def restore(self, snapshot: bytes) -> None:
+        raise NotImplementedError
+
+    @query(compared=True)
+    def names(self) -> list[str]:
+        return list(self.parts)
+
+    @query(compared=True, since=2)
+    def time(self) -> list[int]:
+        return [self.now, len(self.text)]
+
+    @query(compared=True)
+    def fails(self) -> int:
+        return 1 // (len(self.parts) % 2)
+
+
+def test_what_a_class_shows_is_compared_and_in_force_with_its_version() -> None:
+    machine, other = machine_of(Own()), machine_of(Own())
+    turned_by: dict[int, Callable[[Any], None]] = {
+        1: turned,
+        2: lambda store: setattr(store, "text", "another"),
+        3: lambda store: store.parts.popitem(),
+        4: lambda store: store.timers.after(1, store.fill, 1),
+    }
+    for version in (1, 2):
+        for change, turn in turned_by.items():
+            for each in (machine, other):
+                each.agree({VERSION: version, COMPARED_PARTS: PARTS})
+                each.object.__init__()  # type: ignore[misc]
+                each.object.timers.waiting.clear()
+                call(each, "fill", size=3)
+            other.query(encode([("names", {})]))
+            other._moment.now = 7  # (as of a query)
+            assert seen_in(machine, 10 * version + change) == seen_in(other, 10 * version + change)
+            turn(other.object)
+            same = seen_in(machine, 30 * version + change) == seen_in(other, 30 * version + change)
+            assert same == (version == 1 and change == 2), (version, change)
+            other._moment.timers.next_id = machine._moment.timers.next_id
+
+
+def test_what_is_compared_takes_no_arguments() -> None:
+    with pytest.raises(TypeError, match=r"Asked\.of is compared, so it takes no arguments"):
+
+        class Asked(Replicated):
+            @query(compared=True)
+            def of(self, name: str = "") -> int:
+                return 1
+
+
+def three(kind: type[Store] = Store) -> tuple[Cluster, int]:
+    cluster = Cluster(3, machine=lambda: machine_of(kind())).start()
     cluster.lead(1)
     return cluster, cluster.open_session(1)
 
@@ -316,9 +371,9 @@ FILL = encode([("fill", {"size": 3})])
 DO_NOTHING = encode([("fill", {"size": 0})])
 
 
-@pytest.mark.parametrize("server", [1, 3])
-def test_whose_state_differs_stops_though_no_reply_shows_it(server: int) -> None:
-    cluster, session = three()
+@pytest.mark.parametrize(("server", "kind"), [(1, Store), (3, Store), (2, Own)])
+def test_whose_state_differs_stops_though_no_reply_shows_it(server: int, kind: type[Store]) -> None:
+    cluster, session = three(kind)
     cluster.execute(1, session, FILL)
     assert run(cluster, 0.5) == {}
     change_behind_its_back(cluster, server)
