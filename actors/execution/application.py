@@ -341,20 +341,16 @@ class Application:
     def _apply(self, command: bytes) -> Reply:
         try:
             payload = self.machine.apply(command)
+            if type(payload) is not bytes:
+                payload = bytes_from(self.machine, "apply", payload)
         except BaseException as error:  # the user's code may raise anything: the command's reply
             if depends_on_process(error):
                 raise ExecutionFailed(self.machine, self.executed, error) from error
             self._all_went_well = False
-            if isinstance(error, RecursionError):
+            if issubclass(type(error), RecursionError):
                 return RECURSED
             return Reply(ReplyStatus.FAILED, error_reply(error))
-        if type(payload) is bytes:
-            return Reply(ReplyStatus.OK, payload)
-        try:
-            return Reply(ReplyStatus.OK, bytes_from(self.machine, "apply", payload))
-        except TypeError as error:
-            self._all_went_well = False
-            return Reply(ReplyStatus.FAILED, error_reply(error))
+        return Reply(ReplyStatus.OK, payload)
 
     def check(self, command: bytes) -> bytes:
         """Why a command may not enter the log, for its client; b"" if it may.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from paxon.actors.execution.agreed import NAMES, Limit
 from paxon.actors.execution.state_machine import StateMachine
@@ -14,6 +14,12 @@ __all__ = [
 
 MAX_TEXT = 4096
 """Characters of an exception's text that become part of a reply."""
+_name_of: Callable[[type], str] = vars(type)["__name__"].__get__
+_cause_of, _context_of = (
+    vars(BaseException)[f"__{each}__"].__get__ for each in ("cause", "context")
+)
+_members_of = vars(BaseExceptionGroup)["exceptions"].__get__
+"""Python's own, whatever the user's class has in their place: nothing here may raise."""
 
 
 class MachineFailure(Exception):
@@ -48,12 +54,12 @@ def depends_on_process(error: BaseException) -> bool:
         next_one = ahead.pop()
         if next_one is None or id(next_one) in seen:
             continue
-        if isinstance(next_one, MemoryError):
+        if issubclass(type(next_one), MemoryError):
             return True
         seen.add(id(next_one))
-        ahead += [next_one.__cause__, next_one.__context__]
-        if isinstance(next_one, BaseExceptionGroup):
-            ahead += next_one.exceptions
+        ahead += [_cause_of(next_one), _context_of(next_one)]
+        if issubclass(type(next_one), BaseExceptionGroup):
+            ahead += _members_of(next_one)
     return False
 
 
@@ -64,13 +70,14 @@ def error_reply(error: BaseException) -> bytes:
 
 def in_short(error: BaseException) -> str:
     """An exception's class and text."""
+    name = _name_of(type(error))
     try:
-        text = str(error)[:MAX_TEXT]
+        text = str.__getitem__(str(error), slice(MAX_TEXT))  # (it may be of a class of its own)
     except MemoryError:
         raise
     except BaseException:  # the user's own __str__
         text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{name}: {text}" if text else name
 
 
 def bytes_from(machine: StateMachine, method: str, result: object) -> bytes:

@@ -11,7 +11,12 @@ from typing import Any, ClassVar, cast
 import msgspec
 
 from paxon.actors import Limit, StateMachine
-from paxon.actors.execution.machine_errors import MachineFailure, depends_on_process, error_reply
+from paxon.actors.execution.machine_errors import (
+    MachineFailure,
+    depends_on_process,
+    error_reply,
+    in_short,
+)
 from paxon.actors.limits.allowances import LARGEST_REPLY
 from paxon.kvstore.objects.calls import (
     RAISED,
@@ -201,7 +206,7 @@ class ObjectMachine(StateMachine):
         except BaseException as error:  # the user's code may raise anything
             if depends_on_process(error):
                 raise
-            return type(error).__name__
+            return in_short(error).partition(":")[0]
         finally:
             moment.querying = False
 
@@ -404,20 +409,25 @@ def wrong_arguments(error: Exception) -> str:
     )
 
 
+_args_of = vars(BaseException)["args"].__get__
+"""Python's own: what a class of the user's has in its place may raise."""
+
+
 def _outcome_of(body: Body, error: BaseException) -> Outcome:
-    if isinstance(error, RecursionError):
+    if issubclass(type(error), RecursionError):
         return _raised("RecursionError", "RecursionError: it nested too deep")
     declared = next(
         (kind for kind in body.raises if type(error) is kind),
-        next((kind for kind in body.raises if isinstance(error, kind)), None),
+        next((kind for kind in body.raises if issubclass(type(error), kind)), None),
     )
     text = error_reply(error).decode()
     if declared is None:
-        return _raised(type(error).__name__, text)
+        return _raised(text.partition(":")[0], text)
     arguments = no_value()
     with suppress(TypeError, ValueError, OverflowError, RecursionError):  # what cannot be carried
-        encoded = encode(error.args)
-        check_plain(list(error.args))
+        args = _args_of(error)
+        encoded = encode(args)
+        check_plain(list(args))
         arguments = msgspec.Raw(encoded)
     return Outcome(RAISED, arguments, declared.__name__, text, True)
 

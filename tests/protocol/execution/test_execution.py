@@ -565,6 +565,59 @@ def test_an_exception_that_cannot_be_printed_is_an_error_reply_like_any_other(
     assert applied(Odd(), b"x") == [(ReplyStatus.FAILED, b"Mute")]
 
 
+class Raises:
+    """In place of whatever an exception, or a result, is asked for."""
+
+    def __get__(self, *_: object) -> Any:
+        raise SystemExit
+
+
+class Text(str):
+    """As a `__str__` may return it."""
+
+    def __getitem__(self, _: object) -> Text:
+        return self
+
+    def __format__(self, _: object) -> str:
+        raise SystemExit
+
+
+NAMELESS = type("Meta", (type,), {"__name__": Raises()})
+ODD = {
+    "cause": type("Odd", (Exception,), {"__cause__": Raises()}),
+    "context": type("Odd", (Exception,), {"__context__": Raises()}),
+    "class": type("Odd", (Exception,), {"__class__": Raises()}),
+    "members": type("Odd", (ExceptionGroup,), {"exceptions": Raises()}),
+    "text": type("Odd", (Exception,), {"__str__": lambda _: Text("x")}),
+    "name": NAMELESS("Odd", (Exception,), {}),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_whatever_an_exception_is_like_it_is_an_error_reply(what: str) -> None:
+    """One that stopped this server would stop every other, and each of them at its next start."""
+
+    class Odd(Register):
+        def apply(self, command: bytes) -> bytes:
+            raise ODD[what](*(("x", [ValueError()]) if what == "members" else ()))
+
+        def query(self, query: bytes) -> bytes:
+            return self.apply(query)
+
+    [(status, text)] = applied(Odd(), b"x")
+    assert (status, text.partition(b":")[0]) == (ReplyStatus.FAILED, b"Odd")
+    reply = application_of(Odd()).query(b"x")
+    assert (reply.status, reply.payload) == (status, text)
+
+
+@pytest.mark.parametrize("member", ["__bytes__", "__class__"])
+def test_whatever_a_result_is_like_it_is_an_error_reply(member: str) -> None:
+    base = bytes if member == "__bytes__" else object
+    odd = type("Odd", (base,), {member: Raises()})()
+    given = type("Given", (Register,), {"apply": lambda *_: odd})
+    assert applied(given(), b"x") == [(ReplyStatus.FAILED, b"SystemExit")]
+
+
 @pytest.mark.parametrize("method", ["comparable", "reply_bytes"])
 @pytest.mark.parametrize("answer", [lambda *_: 1 / 0, lambda *_: None])
 def test_a_machine_that_cannot_tell_what_to_compare_or_count_stops_no_server(
