@@ -34,7 +34,7 @@ __all__ = [
     "Addresses", "ServerReply", "overloaded", "retry_after", "watch_digest",
 ]  # fmt: skip
 
-PROTOCOL_VERSION = 11
+PROTOCOL_VERSION = 12
 """Goes into every frame's header; a server refuses frames of any other version."""
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from heapq import merge
+from itertools import islice
 from typing import Protocol
 
 from paxon.kvstore.store.history import Before, History, key_of
 from paxon.kvstore.store.items import Item
 from paxon.kvstore.store.key_index import KeyIndex
-from paxon.kvstore.store.spans import contains
 
 __all__ = ["Changed", "Now", "Past", "Then", "View"]
 
@@ -26,6 +26,9 @@ class View(Protocol):
 
     def count(self, first: bytes, end: bytes) -> int:
         """How many there are."""
+
+    def looks(self, first: bytes, end: bytes) -> int:
+        """At how many keys counting them looks, one by one."""
 
 
 class Now:
@@ -47,6 +50,9 @@ class Now:
     def count(self, first: bytes, end: bytes) -> int:
         return self._index().count(first, end)
 
+    def looks(self, _first: bytes, _end: bytes) -> int:
+        return 0
+
 
 class Changed:
     """The store with some keys otherwise: as it will be after a transaction."""
@@ -54,26 +60,37 @@ class Changed:
     def __init__(self, now: Now, changes: dict[bytes, Item | None]) -> None:
         self._now = now
         self.changes = changes
-        """None: deleted."""
+        """None: deleted. Keys come and never go."""
+        self._index = KeyIndex()
+        self._indexed = 0
+        """So many of the changed keys are in the index: the first ones."""
 
     def get(self, key: bytes) -> Item | None:
         return self.changes[key] if key in self.changes else self._now.get(key)
 
     def items(self, first: bytes, end: bytes, *, backward: bool) -> Iterator[Item]:
-        changed = sorted(
-            (key for key in self.changes if contains(first, end, key)), reverse=backward
-        )
-        if not changed:
+        if not self.looks(first, end):
             return self._now.items(first, end, backward=backward)
+        changed = self._changed().between(first, end, backward=backward)
         keys = self._now.keys(first, end, backward=backward)
-        return _merged(keys, iter(changed), self.get, backward=backward)
+        return _merged(keys, changed, self.get, backward=backward)
 
     def count(self, first: bytes, end: bytes) -> int:
         count = self._now.count(first, end)
-        for key, item in self.changes.items():
-            if contains(first, end, key):
-                count += (item is not None) - (self._now.get(key) is not None)
+        for key in self._changed().between(first, end):
+            count += (self.changes[key] is not None) - (self._now.get(key) is not None)
         return count
+
+    def looks(self, first: bytes, end: bytes) -> int:
+        return self._changed().count(first, end)
+
+    def _changed(self) -> KeyIndex:
+        """All keys that are otherwise, in order."""
+        if self._indexed < len(self.changes):
+            for key in islice(self.changes, self._indexed, None):
+                self._index.add(key)
+            self._indexed = len(self.changes)
+        return self._index
 
 
 class Past:
@@ -154,6 +171,9 @@ class Then:
                 before = self._past.before(key, self._revision)
                 count += (before is not None) - (self._now.get(key) is not None)
         return count
+
+    def looks(self, first: bytes, end: bytes) -> int:
+        return self._past.index().count(first, end)
 
 
 def _merged(

@@ -66,15 +66,16 @@ def looking(state: State, operation: Claim | Unclaimed) -> int:
 def _first(state: State, room: Room, operation: Claim | Unclaimed) -> Item | None:
     """The first item that nobody has; what it took is taken from the reply's room."""
     data, claims, start = state.data, operation.claims, len(operation.items)
+    room.look()
     passed = 0
     for key in state.now.keys(*prefix_span(operation.items), backward=False):
         if claims + key[start:] not in data:
             item = data[key]
-            room.take(ROW_BYTES + passed * _LOOK_BYTES + len(key) + value_bytes(item.value))
+            room.spend(ROW_BYTES + passed * _LOOK_BYTES + len(key) + value_bytes(item.value))
             return item
         passed += 1
         if passed > MAX_CLAIMED:
-            room.take(passed * _LOOK_BYTES)
+            room.spend(passed * _LOOK_BYTES)
             raise Refusal(f"more than {MAX_CLAIMED} items are claimed: finish some first", "large")
-    room.take(ROW_BYTES + passed * _LOOK_BYTES)
+    room.spend(ROW_BYTES + passed * _LOOK_BYTES)
     return None

@@ -10,9 +10,9 @@ import msgspec
 from paxon.kvstore.store.items import Item, Row, as_bytes, row, value_bytes
 from paxon.kvstore.store.operations import Range
 from paxon.kvstore.store.past import View
-from paxon.kvstore.store.refusals import Refusal
+from paxon.kvstore.store.refusals import LOOK_BYTES, Refusal
 
-__all__ = ["MAX_SORTED", "ORDERS", "ROW_BYTES", "Page", "read_range"]
+__all__ = ["MAX_SORTED", "ORDERS", "ROW_BYTES", "Page", "looked_in_vain", "read_range"]
 
 MAX_SORTED = 20_000
 """Keys of a range in another order than that of keys. Part of the format."""
@@ -38,6 +38,8 @@ class Page(msgspec.Struct, gc=False):
     """Where to go on if it was cut; see `Range`."""
     work: int = 0
     """Bytes that it counts for in a reply."""
+    looked: int = 0
+    """Bytes that looking at keys counts for which it does not hold."""
 
 
 def read_range(view: View, wanted: Range, *, max_items: int, max_bytes: int) -> Page:
@@ -46,24 +48,30 @@ def read_range(view: View, wanted: Range, *, max_items: int, max_bytes: int) -> 
     The page is cut after `max_items` keys looked at, or once it holds `max_bytes`. What is sorted
     otherwise than by keys could not be read on from there, so it is refused.
     """
-    first, end = wanted.key, wanted.end
+    first, end, looked = wanted.key, wanted.end, 0
     if end is None:
         item = view.get(first)
         count = 0 if item is None else 1
     else:
         item = None
         count = view.count(first, end)
+        looked = LOOK_BYTES * view.looks(first, end)
     if wanted.count_only or not count:
-        return Page(count, False, [], work=ROW_BYTES)
+        return Page(count, False, [], work=ROW_BYTES, looked=looked)
     if end is None:
         assert item is not None
         items: Iterator[Item] = iter((item,))
     elif wanted.order != "key":
-        items = _sorted(view, wanted, count)
+        ordered = _sorted(view, wanted, count)
+        items = iter(ordered)
+        looked += LOOK_BYTES * count
+        if wanted.order == "value":  # those that were appended to are copied
+            looked += sum(value_bytes(i.value) for i in ordered if type(i.value) is not bytes)
         max_items = MAX_SORTED
     else:
         items = view.items(first, end, backward=wanted.backward)
     page = _page(items, wanted, count, max_items, max_bytes)
+    page.looked = looked
     if page.rest is not None and wanted.order != "key":
         raise Refusal(
             f"the range has more than {max_bytes} bytes, too many to be put in the order of their "
@@ -71,6 +79,12 @@ def read_range(view: View, wanted: Range, *, max_items: int, max_bytes: int) -> 
             "large",
         )
     return page
+
+
+def looked_in_vain(view: View, wanted: Range) -> int:
+    """Bytes that looking at keys counted for, of a range that was refused."""
+    looks = 0 if wanted.end is None else view.looks(wanted.key, wanted.end)
+    return LOOK_BYTES * (MAX_SORTED + looks)
 
 
 def _page(items: Iterator[Item], wanted: Range, count: int, max_items: int, max_bytes: int) -> Page:
@@ -93,7 +107,7 @@ def _page(items: Iterator[Item], wanted: Range, count: int, max_items: int, max_
     return page
 
 
-def _sorted(view: View, wanted: Range, count: int) -> Iterator[Item]:
+def _sorted(view: View, wanted: Range, count: int) -> list[Item]:
     if count > MAX_SORTED:
         raise Refusal(
             f"the range has {count} keys; at most {MAX_SORTED} can be put in the order of their "
@@ -102,7 +116,7 @@ def _sorted(view: View, wanted: Range, count: int) -> Iterator[Item]:
         )
     assert wanted.end is not None
     items = view.items(wanted.key, wanted.end, backward=False)
-    return iter(sorted(items, key=ORDERS[wanted.order], reverse=wanted.backward))
+    return sorted(items, key=ORDERS[wanted.order], reverse=wanted.backward)
 
 
 def _filter(wanted: Range) -> Callable[[Item], bool] | None:

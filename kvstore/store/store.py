@@ -53,11 +53,11 @@ from paxon.kvstore.store.operations import (
     only_reads,
 )
 from paxon.kvstore.store.queues import claim, enqueue, look, looking
-from paxon.kvstore.store.ranges import ROW_BYTES, read_range
-from paxon.kvstore.store.refusals import Refusal, Room, TooLong
+from paxon.kvstore.store.ranges import MAX_SORTED, ROW_BYTES, looked_in_vain, read_range
+from paxon.kvstore.store.refusals import LOOK_BYTES, Refusal, Room
 from paxon.kvstore.store.spans import prefix_span
 from paxon.kvstore.store.state import MAX_REVISION_BYTES, MAX_REVISION_EVENTS, State
-from paxon.kvstore.store.transactions import Bounds, Transaction, one_put
+from paxon.kvstore.store.transactions import MAX_COMPARED, Bounds, Transaction, one_put
 from paxon.kvstore.store.watching import Watches
 
 __all__ = ["KVStore"]
@@ -220,6 +220,8 @@ class KVStore(StateMachine):
         data = self._state.data
         if type(operation) is Txn:
             cost = len(operation.compare) * ROW_BYTES
+            if any(compare.end is not None for compare in operation.compare):
+                cost += min(len(data), MAX_COMPARED) * LOOK_BYTES
             for branch in (operation.then, operation.otherwise):
                 for inner in branch:
                     if type(inner) not in _CHEAP:
@@ -231,8 +233,12 @@ class KVStore(StateMachine):
                 return 0 if item is None else value_bytes(item.value)
             case Scan(_, limit):
                 return min(limit, len(data)) * ROW_BYTES
-            case Range(_, bytes(), limit):
-                return min(limit or len(data), len(data), self._bounds.max_scan_items) * ROW_BYTES
+            case Range(_, bytes(), limit, revision, order):
+                looked = min(len(data), MAX_SORTED) if order != "key" else 0
+                if revision:
+                    looked += len(self._state.history)
+                rows = min(limit or len(data), len(data), self._bounds.max_scan_items)
+                return rows * ROW_BYTES + looked * LOOK_BYTES
             case DeleteRange(_, bytes()):
                 return min(len(data), MAX_REVISION_EVENTS) * ROW_BYTES
             case Events() | Compact():
@@ -257,7 +263,7 @@ class KVStore(StateMachine):
         self._version += 1
         if len(operations) == 1 and type(put := operations[0]) is Item and self._put_alone(put):
             return _encoder.encode((self._state.revision,))
-        self._room.used = 0
+        self._room.begin()
         results: list[Result] = []
         most = self._bounds.max_value_bytes
         runs = [(Item, operations)] if puts else groupby(operations, type)
@@ -348,7 +354,7 @@ class KVStore(StateMachine):
         operations = decode_operations(query)
         if not only_reads(operations):
             raise ValueError("a query may only hold reads: send writes as a command")
-        self._room.used = 0
+        self._room.begin()
         return encode_results([self._execute(operation) for operation in operations])
 
     def watch(self, number: int, query: bytes) -> bytes | None:
@@ -581,14 +587,17 @@ class KVStore(StateMachine):
         return [more or rest is not None, [(row[0], row[1]) for row in rows]]
 
     def _range(self, operation: Range) -> Result:
-        if self._room.used >= self._room.most:
-            raise TooLong  # without having looked for anything
+        self._room.look()
         bounds, state = self._bounds, self._state
-        page = read_range(
-            state.at(operation.revision), operation,
-            max_items=bounds.max_scan_items, max_bytes=bounds.max_scan_bytes,
-        )  # fmt: skip
-        self._room.take(page.work)
+        view = state.at(operation.revision)
+        try:
+            page = read_range(
+                view, operation, max_items=bounds.max_scan_items, max_bytes=bounds.max_scan_bytes
+            )
+        except Refusal:
+            self._room.waste(looked_in_vain(view, operation))
+            raise
+        self._room.spend(page.work + page.looked)
         return [state.revision, page.count, page.more, page.rows, page.rest]
 
     def _compact(self, operation: Compact) -> Result:
@@ -602,14 +611,9 @@ class KVStore(StateMachine):
         return history.oldest
 
     def _events(self, operation: Events) -> Result:
-        if self._room.used >= self._room.most:
-            raise TooLong
+        self._room.look()
         result, _, size = answer_events(self._state, operation, self._bounds.max_scan_bytes)
-        try:
-            self._room.take(size)
-        except TooLong:
-            self._room.used = self._room.most  # or each that follows is looked for in vain
-            raise
+        self._room.spend(size)
         return result
 
     # --- leases ------------------------------------------------------------------------------
@@ -647,12 +651,16 @@ class KVStore(StateMachine):
         lease = self._state.leases.get(operation.lease)
         if lease is None:
             return None
-        keys = sorted(lease.keys) if operation.keys else []
-        self._room.take(sum(map(len, keys)) + len(keys) * 16)
+        keys = []
+        if operation.keys:
+            self._room.look()
+            keys = sorted(lease.keys)
+            self._room.spend(sum(map(len, keys)) + len(keys) * LOOK_BYTES)
         left = lease.left(max(self.now, self._state.history.now))
         return [left // _MS, lease.ttl // _MS, keys]
 
     def _leases(self, operation: Leases) -> Result:
+        self._room.look()
         ids = self._state.leases.ids()
-        self._room.take(len(ids) * 64)
+        self._room.spend(len(ids) * LOOK_BYTES)
         return ids

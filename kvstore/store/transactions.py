@@ -8,7 +8,7 @@ from typing import Any, assert_never
 
 import msgspec
 
-from paxon.kvstore.store.items import Item, as_bytes, row, value_bytes
+from paxon.kvstore.store.items import Item, Prefix, as_bytes, row, value_bytes
 from paxon.kvstore.store.operations import (
     Compare,
     Delete,
@@ -23,14 +23,16 @@ from paxon.kvstore.store.operations import (
     Txn,
 )
 from paxon.kvstore.store.past import Changed, View
-from paxon.kvstore.store.ranges import ROW_BYTES, read_range
-from paxon.kvstore.store.refusals import Refusal, Room
+from paxon.kvstore.store.ranges import ROW_BYTES, looked_in_vain, read_range
+from paxon.kvstore.store.refusals import LOOK_BYTES, Refusal, Room
 from paxon.kvstore.store.state import MAX_REVISION_EVENTS, State
 
-__all__ = ["Bounds", "Transaction", "check_put", "one_put"]
+__all__ = ["MAX_COMPARED", "Bounds", "Transaction", "check_put", "one_put"]
 
-_MAX_COMPARED = 10_000
+MAX_COMPARED = 10_000
 """Keys that the comparisons of a transaction look at. Part of the format."""
+_MOST_LOOKED = 16 << 20
+"""What they may count for that a transaction looks at and does not answer. Part of the format."""
 _RELATIONS: dict[Relation, Callable[[Any, Any], bool]] = {
     "=": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt,
 }  # fmt: skip
@@ -116,15 +118,23 @@ class Transaction:
         self._compared = 0
         self._taken_up = 0
         """Bytes of the reply."""
+        self._looked = 0
+        """Bytes that looking at keys counts for, of which nothing is in the reply."""
+        self._kept: list[tuple[Item, bytearray]] = []
+        """What keeps its value, which appending extends in place: the new item goes on with it."""
         self._succeeded: dict[int, bool] = {}
         """By the identity of each transaction that is reached: which branch is taken."""
 
     def run(self, txn: Txn) -> Result:
         """Raises `Refusal`, with nothing changed."""
-        self._decide(txn)
-        self._check(txn)
-        result = self._txn(txn)
-        self._commit()
+        try:
+            self._decide(txn)
+            self._check(txn)
+            result = self._txn(txn)
+            self._commit()
+        except Refusal:
+            self._room.waste(self._looked + self._taken_up)
+            raise
         return result
 
     def run_alone(self, operation: PutItem | DeleteRange) -> Result:
@@ -135,9 +145,14 @@ class Transaction:
         return result
 
     def _commit(self) -> None:
-        if self._taken_up:
+        if self._looked:
+            self._room.spend(self._taken_up + self._looked)
+            self._looked = self._taken_up = 0
+        elif self._taken_up:
             self._room.take(self._taken_up)
         self._state.commit(self._view.changes)
+        for item, value in self._kept:
+            item.value = Prefix(value, len(value))  # type: ignore[assignment]
 
     def _take(self, size: int) -> None:
         """So much goes into the reply."""
@@ -147,6 +162,12 @@ class Transaction:
                 "large",
             )
         self._taken_up += size
+
+    def _look(self, keys: int) -> None:
+        """So many keys are looked at that are not in the reply."""
+        self._looked += LOOK_BYTES * keys
+        if self._looked > _MOST_LOOKED:
+            raise Refusal("it looks at too many keys: do it in parts", "large")
 
     @property
     def _revision(self) -> int:
@@ -169,11 +190,14 @@ class Transaction:
             found = [] if item is None else [item]
             self._compared += 1
         else:
-            self._compared += state.now.count(compare.key, end)
-            if self._compared <= _MAX_COMPARED:
+            self._room.look()
+            count = state.now.count(compare.key, end)
+            self._compared += count
+            self._look(count)
+            if self._compared <= MAX_COMPARED:
                 found = list(state.now.items(compare.key, end, backward=False))
-        if self._compared > _MAX_COMPARED:
-            raise Refusal(f"it compares more than {_MAX_COMPARED} keys", "large")
+        if self._compared > MAX_COMPARED:
+            raise Refusal(f"it compares more than {MAX_COMPARED} keys", "large")
         if not found:
             return compare.target != "value" and _holds(compare, 0)
         return all(_holds(compare, _operand(item, compare)) for item in found)
@@ -251,7 +275,10 @@ class Transaction:
         before = self._view.get(put.key)
         value, lease = put.value, put.lease
         if before is not None:
-            value = as_bytes(before.value) if value is None else value
+            if value is None:
+                value = before.value  # not copied: that may be megabytes for each of many
+                if isinstance(value, bytearray):
+                    self._kept.append((before, value))
             lease = before.lease if lease is None else lease
         assert value is not None and lease is not None  # checked
         self._put(put.key, value, lease)
@@ -266,6 +293,7 @@ class Transaction:
             item = view.get(delete.key)
             found = [] if item is None else [item]
         else:
+            self._look(view.looks(delete.key, delete.end))
             count = view.count(delete.key, delete.end)
             if count > MAX_REVISION_EVENTS:
                 raise Refusal(
@@ -286,10 +314,17 @@ class Transaction:
     def _range(self, wanted: Range) -> Result:
         bounds = self._bounds
         view = self._state.at(wanted.revision) if wanted.revision else self._view
-        page = read_range(
-            view, wanted, max_items=bounds.max_scan_items, max_bytes=bounds.max_reply_bytes
-        )
+        self._room.look()
+        try:
+            page = read_range(
+                view, wanted, max_items=bounds.max_scan_items, max_bytes=bounds.max_reply_bytes
+            )
+        except Refusal:
+            self._looked += looked_in_vain(view, wanted)
+            raise
+        self._look(page.looked // LOOK_BYTES)
         if page.rest is not None:
+            self._looked += page.work
             raise Refusal(
                 "a range of the transaction is too large for one reply: read it outside, or less "
                 "of it",
@@ -301,7 +336,7 @@ class Transaction:
 
 def _operand(item: Item, compare: Compare) -> bytes | int:
     if compare.target == "value":
-        return as_bytes(item.value)
+        return item.value  # compared as it is: a copy of megabytes for each of many takes long
     found: int = getattr(item, compare.target)
     return found
 

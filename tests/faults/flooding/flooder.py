@@ -34,6 +34,7 @@ from paxon.actors.messages import (
 )
 from paxon.kvstore.store.operations import (
     Append,
+    Compare,
     CompareAndSet,
     Enqueue,
     Events,
@@ -180,6 +181,20 @@ def _execute(_seq: int) -> bytes:
     return encode_operations([Put(b"floods/%d" % (number % 100), b"x") for number in range(20_000)])
 
 
+def _in_vain(session: int) -> Frames:
+    """Of ten thousand keys all are looked at each time, and nothing is answered."""
+    span = Compare(b"floods/vain/", "version", ">", 0, b"floods/vain0")
+    look = Range(b"floods/vain/", b"floods/vain0", keys_only=True, min_modified=1 << 40)
+    past = Range(b"floods/vain/", b"floods/vain0", count_only=True, revision=2)
+    kinds = ([Txn([span], [], [])] * 20_000, [look] * 40_000, [past] * 40_000)
+    commands = [encode_operations(operations) for operations in kinds]
+    for part in range(10):
+        puts = [Put(b"floods/vain/%d-%03d" % (part, number), b"") for number in range(999)]
+        yield [Command(session, part + 1, 1, 0, encode_operations(puts))]
+    for seq in itertools.count(11):
+        yield [Command(session, seq, max(1, seq - 20), 0, commands[seq % 3])]
+
+
 def _free_number() -> int:
     """The first of many leases, or questions, that nobody else will have."""
     return int.from_bytes(os.urandom(5), "big") << 22
@@ -246,6 +261,7 @@ FLOODS = {
     "watches of a thousand spans": Kind(_watches),
     "one command again and again": Kind(_again_and_again),
     "20,000 appends a command": Kind(_appends, at_once=20),
+    "looking in vain": Kind(_in_vain),
     "20,000 puts a command": Kind(_commands(_execute)),
     "unacknowledged replies": Kind(_unacknowledged, reads=False),
     "cas of 1 MiB": Kind(_commands(_always(_CAS))),
