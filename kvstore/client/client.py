@@ -35,7 +35,7 @@ from paxon.kvstore.client.cluster_calls import ClusterCalls
 from paxon.kvstore.client.core import ClientCore, CoreOptions, KVTicket, RawCore, RawTicket
 from paxon.kvstore.client.leases.lease import LeaseCalls
 from paxon.kvstore.client.links import Secure, server_addresses
-from paxon.kvstore.client.pipelining import BasePipeline, OfferRetry, in_users_terms
+from paxon.kvstore.client.pipelining import BasePipeline, OfferRetry, in_users_terms, only_result
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.client.sync_driver import SyncDriver
 from paxon.kvstore.client.watches.faces import WatchCalls
@@ -88,12 +88,14 @@ class Future(Generic[T]):
         With a `timeout` (seconds) below what is left of the operation's own, TimeoutError means
         that it is still going on.
         """
-        self._wait(timeout)
+        if timeout is not None or not self._ticket.done:
+            self._wait(timeout)
         return self._outcome()
 
     def exception(self, timeout: float | None = None) -> PaxonError | None:
         """Wait for the outcome; the error, or None if there is none. See `result`."""
-        self._wait(timeout)
+        if timeout is not None or not self._ticket.done:
+            self._wait(timeout)
         try:
             self._outcome()
         except PaxonError as error:
@@ -441,7 +443,7 @@ class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
     def _submit(
         self, operation: Operation, timeout: float | None, mode: ReadMode, *, at_once: bool = True
     ) -> KVTicket:
-        limit = check_timeout(timeout, self._timeout)
+        limit = self._timeout if timeout is None else check_timeout(timeout, self._timeout)
         driver, core = self._driver, self._core
         driver.enter()
         with driver.lock:
@@ -502,7 +504,7 @@ class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
         self, operation: Operation, timeout: float | None, mode: ReadMode = "linearizable"
     ) -> Future[Any]:
         ticket = self._submit(operation, timeout, mode, at_once=False)
-        return Future(self, ticket, lambda results: in_users_terms(operation, results[0]))
+        return Future(self, ticket, only_result)
 
     def pipeline(
         self,

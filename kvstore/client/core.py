@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
+from operator import attrgetter
 from typing import Any, NoReturn, TypeAlias
 
 from paxon.actors.messages import ReadMode
@@ -15,6 +17,7 @@ from paxon.kvstore.store.operations import (
     LANGUAGE,
     Events,
     Operation,
+    Put,
     Result,
     decode_results,
     encode_operations,
@@ -38,6 +41,8 @@ _OTHER_MACHINE = (
     "the reply is not one of the key-value store: if the cluster runs another state "
     "machine, use a CommandClient; what came is malformed: "
 )
+
+_payload = attrgetter("payload")
 
 RawTicket: TypeAlias = Ticket[bytes, bytes]
 KVTicket: TypeAlias = Ticket[Sequence[Operation], list[Result]]
@@ -78,7 +83,7 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
             (operation,),
             now=now,
             deadline=deadline,
-            mode=mode if is_read(operation) else None,
+            mode=None if type(operation) is Put or not is_read(operation) else mode,
             size=operation_bytes(operation),
         )
 
@@ -148,6 +153,9 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
         request may have to wait or fail with that one, which is nobody else's concern.
         """
         room_bytes, room_weight = self._fitted.batch_bytes, self.options.batch_weight
+        if queue.size <= room_bytes and queue.weight <= room_weight and not queue.in_order():
+            tickets = queue.take_all()  # as nearly always, and soonest done
+            return encode_operations(list(chain.from_iterable(map(_payload, tickets)))), tickets
         waiting = iter(queue)
         last: KVTicket = next(waiting)
         tickets = [last]

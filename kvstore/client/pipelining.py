@@ -50,7 +50,7 @@ from paxon.kvstore.store.operations import (
 )
 from paxon.kvstore.store.operations import Put as WirePut
 
-__all__ = ["BasePipeline", "OfferRetry", "in_users_terms"]
+__all__ = ["BasePipeline", "OfferRetry", "in_users_terms", "only_result"]
 
 OfferRetry: TypeAlias = Callable[[RequestTimeout, Callable[[list[Result]], Any]], None]
 """Has an error ask again; the function picks the caller's result from those of the request."""
@@ -65,6 +65,14 @@ def in_users_terms(operation: Operation, result: Result) -> Result:
         accepted(result)
     if type(operation) is Scan:
         return [(as_text(key), value) for key, value in result[1]]
+    return result
+
+
+def only_result(results: list[Result]) -> Result:
+    """Of an operation alone whose result users see as it is. Raises the error if it was refused."""
+    result = results[0]
+    if is_refusal(result):
+        accepted(result)
     return result
 
 

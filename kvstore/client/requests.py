@@ -42,6 +42,7 @@ _FRAME_MESSAGES = 1024
 """Messages in one frame (servers refuse frames of several thousand)."""
 _weight = attrgetter("weight")
 _size = attrgetter("size")
+_after = attrgetter("after")
 
 PayloadT = TypeVar("PayloadT")
 ResultT = TypeVar("ResultT")
@@ -97,11 +98,14 @@ class Ticket(msgspec.Struct, Generic[PayloadT, ResultT], eq=False):
             if self.kept is not None:  # known now, should somebody ask again
                 self.result, self.error, self.executed = result, error, executed
             return
+        # (To set a field costs far more than to look at one.)
         self.done = True
         self.executed = executed
         self.result = result
-        self.error = error
-        self.after = None
+        if error is not None:
+            self.error = error
+        if self.after is not None:
+            self.after = None
         self.request = None
         if self.on_done is not None:
             self.on_done(self)
@@ -435,6 +439,17 @@ class TicketQueue:
         self.weight -= ticket.weight
         self.size -= ticket.size
         return ticket
+
+    def in_order(self) -> bool:
+        """Whether any of them is to be executed only after another."""
+        return any(map(_after, self._tickets))
+
+    def take_all(self) -> list[Ticket[Any, Any]]:
+        """Take off all of them."""
+        tickets = list(self._tickets)
+        self._tickets.clear()
+        self.weight = self.size = 0
+        return tickets
 
     def drop_first(self, tickets: Sequence[Ticket[Any, Any]]) -> None:
         """Take off these, which are the first."""
