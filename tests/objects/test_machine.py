@@ -276,39 +276,6 @@ def test_what_does_not_fit_into_one_reply_is_its_calls_error(
     assert call(machine, "text", size=123).text.endswith("its result is too large to be sent")
 
 
-class Texts(Replicated):
-    """What it raises reads otherwise on each server."""
-
-    text = ""
-
-    @command(raises=(KeyError,))
-    def fail(self, how: str) -> str:
-        if how == "declared":
-            raise KeyError({self.text})
-        if how == "well":
-            return "x" * 200
-        raise ValueError(self.text)
-
-
-def test_how_long_the_texts_of_failed_calls_are_decides_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Nor in another Python: neither what is kept, nor what fits into a reply."""
-    monkeypatch.setattr("paxon.kvstore.objects.machine.LARGEST_REPLY", (1 << 16) + (9 << 10))
-    ends: list[list[tuple[int, bytes]]] = []
-    for text in ("", "é" * 3000):
-        machine = machine_of(type("Texts", (Texts,), {"text": text})())
-        ends.append([])
-        for hows in (["odd"], ["declared"], ["odd", "well", "declared"], ["odd"] * 99, ["well"]):
-            reply = machine.apply(encode([("fail", {"how": how}) for how in hows]))
-            assert len(reply) <= machine.reply_bytes(reply) + len(hows) * 100
-            ends[-1].append((machine.reply_bytes(reply), comparable(reply)))
-        more = machine.apply(encode([("fail", {"wrong" + text: 1})]))
-        ends[-1].append((machine.reply_bytes(more), comparable(more)))
-    assert ends[0] == ends[1]
-    assert machine.reply_bytes(reply) == len(reply) < 300
-
-
 @pytest.mark.parametrize("method", ["plain", "of_any", "timer", "of_any_in_a_timer", "error"])
 def test_what_contains_itself_is_its_commands_error(method: str) -> None:
     class Loops(Replicated):
