@@ -2,10 +2,9 @@
 
 The protocol in one file, in the order in which a command travels: a burst comes in; the acceptor;
 getting to lead; leading; reads; clients; the end of an epoch; learning and executing; catching up;
-opening; timers. docs/ARCHITECTURE.md has the picture, the rules that are cited
-here by number, and what must hold throughout: it is asserted with `invariant` here, in the log and
-in the storage. What a server knows is plain data (actors/records/), and what decides nothing on
-ballots and slots goes on beside it (actors/parts/).
+opening; timers. docs/ARCHITECTURE.md has the picture, the rules that are cited here by number, and
+what `invariant` asserts throughout; docs/safety.md argues that it is safe. What a server knows is
+plain data (actors/records/); what decides nothing on slots stands beside it (actors/parts/).
 
 A handler runs to completion: it changes state, collects what is to be stored and queues what is to
 be sent; one flush then writes, syncs and only then sends (actors/actor.py). It never blocks, starts
@@ -173,10 +172,10 @@ class PaxosServer(BurstActor):
         self.is_member = False  # … or a learner's
         self._opening: Opening | None = None  # until a leader of the new epoch is heard
         self._retires = False
-        self._majority = len(settings.servers)  # (of no use before)
+        self._majority = len(settings.servers)  # (not used before it has joined)
         self._all_bits: dict[ServerId, int] = {}  # voters' bits; learners have none
         self._features = Features(self._others, machine.limits)
-        self._log_at = 0.0  # when to tell of another reign at the earliest
+        self._log_at = 0.0  # the earliest time at which to log another reign
         # What goes on beside the protocol.
         self.reception = Reception(self)
         self.comparing = Comparing(self)
@@ -237,9 +236,9 @@ class PaxosServer(BurstActor):
             self.campaign()
 
     def _contends_now(self) -> bool:
-        """Whether to try to lead for the clients' requests held here (none where none contend).
+        """Whether to try to lead for the clients' requests that are held here.
 
-        Not while behind: such a server could not lead, and would keep the others from it.
+        Not while behind: this server could not lead, and would keep the others from leading.
         """
         return self.is_voter and self.role == "follower" and not self.is_behind()
 
@@ -299,13 +298,13 @@ class PaxosServer(BurstActor):
             if self.latencies.flying:
                 self.latencies.chosen(self.log.chosen_to, self._clock)
             if self._outbox.to_all:
-                self._send_put_off(reign)  # whose slots a heartbeat's commit index speaks of
+                self._send_put_off(reign)  # a heartbeat's commit index covers their slots
 
     def _after_flush(self) -> None:
         if self.membership.confirmation.pending:
-            return  # nothing that it found on its disk may change
+            return  # nothing that was found on the disk may change yet
         if self._retires:
-            self.membership.tell_clients(len(self.places.untold))  # nobody else may know them
+            self.membership.tell_clients(len(self.places.untold))  # perhaps no other server can
             self._outbox.send_replies()
             end = Retired(self.settings.server, self.settings.cluster)
             self._storage.condemn(str(end))
@@ -345,9 +344,10 @@ class PaxosServer(BurstActor):
             self._following.election_at = self._following.retry_at  # (else it wants nothing)
 
     def _follows(self, ballot: Ballot, teller: ServerId) -> bool:
-        """Adopt a ballot above the promise, told by another server, unless it is out of bounds.
+        """Adopt a ballot above the promise that another server told; whether it was adopted.
 
-        One that is goes unanswered. Whoever insists on it is come nearer to (limits/bounds.py).
+        One out of bounds is not. If that server keeps telling it, a ballot nearer to it is adopted,
+        so that the two meet in the end (limits/bounds.py).
         """
         if ballot.epoch != self.configuration.epoch:
             self._meet_epoch(ballot.epoch, teller)
@@ -391,9 +391,9 @@ class PaxosServer(BurstActor):
             self._outbox.send(sender, self._p1b(p1a.first_slot, sender))
 
     def _heed_handover(self, ballot: Ballot) -> None:
-        """That reign is over for good: neither courtesy nor a lease of it stands in the way (M21).
+        """The reign in `ballot` is over: waive the courtesy and the lease that it is owed (M21).
 
-        What is owed to any other ballot stands: the message may have been under way for long.
+        What is owed to any other ballot stands, for the message may be old.
         """
         self._grants.waive(ballot)
         if ballot == self.promised:
@@ -480,8 +480,8 @@ class PaxosServer(BurstActor):
             self.snapshotting.discard(min(heartbeat.discard_to, self.application.executed))
         if not self.is_member and not self._retires:
             return  # (it goes by the id of one whose answer would count)
-        # A late heartbeat of an earlier reign may be of the very leader that we have promised now,
-        # and rounds are numbered anew in each: its number must confirm none of this reign's.
+        # A late heartbeat may come from an earlier reign of the leader that we follow now. Each
+        # reign numbers its rounds from 1, so that number must not confirm a round of this reign.
         answered = heartbeat.round if heartbeat.ballot == self.promised else 0
         executed, chain = self._executed_durably(), self.application.chain
         reply = HeartbeatReply(
@@ -509,7 +509,7 @@ class PaxosServer(BurstActor):
             following.election_at = self._now + self._policy.follower_timeout(self._random)
 
     def _await_leader(self) -> None:
-        """Nobody leads, or somebody is about to: do not try before a while has passed."""
+        """Nobody leads, or somebody is about to: wait an election timeout before trying."""
         self._following.election_at = self._now + self._policy.follower_timeout(self._random)
 
     def _lease_may_hold(self) -> bool:
@@ -517,7 +517,7 @@ class PaxosServer(BurstActor):
         return self._grants.hold(self._now)
 
     def _led_at(self) -> float:
-        """When a leader, this server included, was last known to live; silence may be excused."""
+        """When a leader, perhaps this server, last proved alive, plus the silence excused since."""
         following = self._following
         if self._reign is not None:
             rounds = self._reign.rounds
@@ -560,7 +560,7 @@ class PaxosServer(BurstActor):
         ):
             self.leader = self._following.heir = 0
             self._following.heard_at = -NEVER
-            # Not at once: the others, whom we have to ask, notice it in these moments too.
+            # Not at once: the others, whom we have to ask, are noticing it at this moment, too.
             soon = self._now + self._random.uniform(0.1, 1.0) * self.settings.heartbeat_interval
             self._following.election_at = min(self._following.election_at, soon)
 
@@ -570,7 +570,7 @@ class PaxosServer(BurstActor):
         self.leader = 0
         self._following.round += 1
         self._following.pre_votes = {self.settings.server}
-        # Whoever asks in vain asks again soon: the question disturbs nobody.
+        # If it is asked in vain it is asked again soon: the question disturbs nobody.
         self._following.election_at = self._now + self._random.uniform(0.15, 0.5) * (
             self.settings.election_timeout_min
         )
@@ -587,7 +587,7 @@ class PaxosServer(BurstActor):
             self._meet_epoch(question.epoch, sender)
             return
         if not self.is_member:
-            return  # (its commits are told only once it is sure that there were no more of them)
+            return  # (nobody is told its count before it is known to be no old copy)
         granted = (
             self.is_voter
             and not self._lease_may_hold()
@@ -616,10 +616,10 @@ class PaxosServer(BurstActor):
                 self.campaign()
 
     def campaign(self, *, after: Ballot | None = None) -> None:
-        """Start phase 1 in a ballot of our own above all that we know of.
+        """Start phase 1 in a ballot of our own, above all that we know of.
 
-        Once no lease holds that was granted here: our own promise counts like any other's. `after`
-        is the ballot of a leader that has handed over to us.
+        Not while a lease that was granted here may hold: our own promise counts like any other.
+        `after` is the ballot of a leader that has handed over to us.
         """
         following = self._following
         if self._reign is not None:
@@ -661,7 +661,7 @@ class PaxosServer(BurstActor):
             if accepted.slot <= p1b.chosen_to and not self._learn(accepted, sender):
                 return
         if self._candidacy is not candidacy:
-            return  # one of these was accepted in a ballot above ours: it is adopted now
+            return  # a value learned just now has a ballot above ours, which was adopted
         self._execute()
         if candidacy.take(p1b, sender):
             self._outbox.send(sender, candidacy.question(sender))
@@ -676,13 +676,13 @@ class PaxosServer(BurstActor):
         self._execute()
         first, known = self.log.chosen_to + 1, self.catching_up
         reigned = candidacy.report_own(self.log, self.application)
-        if reigned > candidacy.ballot:  # it is of a snapshot that has come meanwhile
+        if reigned > candidacy.ballot:  # by a snapshot that came meanwhile (docs/design/time.md)
             self._step_down()
             return
         values, sealing = candidacy.takeover(first, reigned, known.known_commit)
         # (What is dropped above a CONFIG stays in the log until the seal.)
         end = values[-1][0] if values else self.log.chosen_to
-        if known.known_commit > end:  # whoever told so sends the values, or takes it back
+        if known.known_commit > end:  # its teller sends the values, or takes it back
             if self._oddities.first("commits_denied", 100):
                 logger.error(known.why_denied(self.settings.server, end))
             self._step_down()
@@ -697,12 +697,12 @@ class PaxosServer(BurstActor):
         )  # fmt: skip
         self._opening = None
         self.latencies.reigns()
-        known.incoming = None  # what it lacks of the chosen slots it proposes again
+        known.incoming = None  # a leader takes no snapshot: it proposes again what it lacks
         self.log_time.take_over(self.promised, *candidacy.ballots(first, self.log.highest))
         self.leader = self.settings.server
         self._counters["leaderships"] += 1
         invariant(reign.takeover_end >= known.known_commit, "took over less than is chosen")
-        if self._now >= self._log_at:  # in a duel of leaders not each of them is news
+        if self._now >= self._log_at:  # (in a duel not every reign is worth a line)
             self._log_at = self._now + 1.0
             logger.info("server {} leads in ballot {}", self.settings.server, self.promised)
         self._beat(reign)
@@ -736,8 +736,8 @@ class PaxosServer(BurstActor):
     def hand_over(self, to: ServerId = 0) -> ServerId | str:
         """Let another server lead, `to` or the fittest; returns who is to, or why nobody can.
 
-        This reign ends here, for good: nothing is proposed, answered or beaten in its ballot any
-        more, whether or not the other succeeds.
+        This reign ends here, for good: nothing is proposed or answered in its ballot any more, and
+        no heartbeat sent, whether or not the other server succeeds.
         """
         reign = self._serves()
         if reign is None:
@@ -763,7 +763,7 @@ class PaxosServer(BurstActor):
             self._oddities.malformed(handover, sender)
             return
         if handover.ballot != self.promised or self.role != "follower" or not self.is_voter:
-            return  # it comes late
+            return  # it comes too late
         self._heed_handover(handover.ballot)
         self.campaign(after=handover.ballot)
 
@@ -927,7 +927,7 @@ class PaxosServer(BurstActor):
         )
 
     def _ask_everyone(self, reign: Reign) -> None:
-        """Keep nothing from the spare servers any more, until the prompt ones are chosen anew."""
+        """Put nothing off for the spare servers, until the prompt ones are chosen anew."""
         self._send_put_off(reign)
         unconfirmed = reign.thrift.round > reign.rounds.confirmed
         reign.thrift.ask_everyone()
@@ -969,7 +969,7 @@ class PaxosServer(BurstActor):
         )  # fmt: skip
 
     def on_heartbeat_reply(self, reply: HeartbeatReply, sender: ServerId) -> None:
-        """Count a follower for its round, and note how far it has executed."""
+        """Count a follower's answer to a round, and note how far it has executed."""
         self.disks.note_count(sender, reply.count)
         if reply.ballot > self.promised:
             self._follows(reply.ballot, sender)
@@ -995,7 +995,7 @@ class PaxosServer(BurstActor):
             self._confirm_rounds(reign)
 
     def _lose_quorum(self) -> None:
-        """Nobody but a minority answers: stop, so that clients look elsewhere."""
+        """Only a minority answers: stop leading, so that clients look elsewhere."""
         logger.info("server {} lost its majority and stops leading", self.settings.server)
         self._step_down()
         self.leader = 0
@@ -1004,8 +1004,8 @@ class PaxosServer(BurstActor):
     # === reads (rule 9) ===========================================================================
 
     def on_query(self, query: Query, client: ClientToken) -> None:
-        """Answer a read; which way, the client says (rule 9)."""
-        if query.mode == "stale" and self.is_member:  # else the state may be far too old, or empty
+        """Answer a read, in the way that the client asks for (rule 9)."""
+        if query.mode == "stale" and self.is_member:  # (else the state may be ancient, or empty)
             self._answer_query(client, query)
         elif (reign := self._serves()) is None or reign.sealing:
             self._hold_or_refuse(client, query)
@@ -1030,7 +1030,7 @@ class PaxosServer(BurstActor):
             reign.thrift.expect_round(reign.rounds.last, self._clock.monotonic())
 
     def _confirm_rounds(self, reign: Reign) -> None:
-        """Answer the reads that a round was waited for which a majority has replied to."""
+        """If a majority has replied to another round, answer the reads that waited for it."""
         rounds = reign.rounds
         answered = [f.answered for f in reign.followers.values() if f.voter]
         if not rounds.confirm(answered, self._majority):
@@ -1048,7 +1048,7 @@ class PaxosServer(BurstActor):
                 self._outbox.throw_away(client, "too many reads are waiting")
 
     def _lease_holds(self) -> bool:
-        """Whether this leader may answer reads by what it was granted (rounds.py)."""
+        """Whether this leader may answer reads by the leases that it was granted (rounds.py)."""
         return (
             self._reign is not None
             and self.settings.leases
@@ -1067,7 +1067,7 @@ class PaxosServer(BurstActor):
     # --- for reads that wait (parts/watches.py) --------------------------------------------------
 
     def on_commit_note(self, note: CommitNote, sender: ServerId) -> None:
-        """Take in what is chosen, as from a heartbeat (rule 4); it is no heartbeat else."""
+        """Learn a commit index as from a heartbeat (rule 4); it proves nothing else."""
         if note.ballot == self.promised and note.ballot.leader == sender:
             self._note_commit(note.commit, note.ballot, sender)
             self._execute()
@@ -1075,7 +1075,7 @@ class PaxosServer(BurstActor):
     # === clients (rule 5) =========================================================================
 
     def _serves(self) -> Reign | None:
-        """The reign of one that has executed every slot taken over: state and sessions are current.
+        """This server's reign, once every slot taken over is executed: its state is current then.
 
         None while this server does not lead, or has not got so far.
         """
@@ -1156,18 +1156,18 @@ class PaxosServer(BurstActor):
         self._enter(after, slot)
 
     def _enter(self, configuration: Configuration, slot: int) -> None:
-        """The epoch before is over (M2): nothing of it above `slot`, and no answer in it any more.
+        """Enter an epoch (M2): what the one before left above `slot` goes, and is answered no more.
 
-        All that the step had to send goes with it: what was said in that epoch counts no more.
+        What this step had to send in the old epoch is dropped: it would count no more.
         """
-        named, reign = 0, self._reign  # who is to lead now, as far as this server says or was told
+        named, reign = 0, self._reign  # `named` is to lead now; 0: this server does not know
         if self.catching_up.named == configuration.epoch:
             named = self.settings.server
         elif reign is not None:
             named = reign.successor(configuration, self.settings.server, self.making.incarnation)
         invariant(not self._outbox.early, "P2As above the seal at %d", slot)
         self._outbox.to_all, self._outbox.to_peer = [], {}
-        if reign is not None:  # who has accepted the CONFIG needs no more to know the seal
+        if reign is not None:  # to those who have accepted the CONFIG this says all they need
             self._outbox.to_all.append(CommitNote(self.promised, slot))
         self._step_down(keep=named == self.settings.server)
         self.log.seal(slot)
@@ -1197,7 +1197,7 @@ class PaxosServer(BurstActor):
             self._outbox.send(server, opening.message(server))
 
     def on_sealed(self, sealed: Sealed, sender: ServerId) -> None:
-        """Somebody knows where an epoch ended: get there, and open the next if we are to (M10)."""
+        """Another server says where an epoch ended: catch up, and lead the next if asked (M10)."""
         epoch, late = self.configuration.epoch, self.catching_up
         if not 0 < sealed.slot < NUMBER_LIMIT:
             self._oddities.malformed(sealed, sender)
@@ -1211,7 +1211,7 @@ class PaxosServer(BurstActor):
         elif sealed.epoch + 1 < epoch:
             self._meet_epoch(sealed.epoch + 1, sender)
         elif self._reign is not None:
-            if sender not in self._others:  # who left, and has not heard that we lead
+            if sender not in self._others:  # it has left, and has not heard that we lead
                 self._reign.leaving.add(sender)
         elif sealed.start and not self.promised.leader:
             if self.is_voter:
@@ -1220,7 +1220,7 @@ class PaxosServer(BurstActor):
                 self._opening.named = self.settings.server
 
     def _meet_epoch(self, epoch: int, sender: ServerId) -> None:
-        """A server of another epoch: who is behind is told so, or asks, and no more (M4)."""
+        """A message of another epoch: tell its sender that it is behind, or ask it (M4)."""
         configuration, late = self.configuration, self.catching_up
         if epoch < configuration.epoch:
             sealed = Sealed(configuration.epoch - 1, configuration.sealed_at)
@@ -1234,7 +1234,7 @@ class PaxosServer(BurstActor):
             self._outbox.send(sender, CatchUpRequest(self.log.chosen_to + 1))
 
     def _ask_around(self) -> None:
-        """Ask the others: a server that is no member hears of nothing unless it asks."""
+        """Ask the others for news: a server that is no member hears nothing unasked."""
         self.membership.introduce(asks=True)
         late = self.catching_up
         late.turn += 1
@@ -1252,7 +1252,7 @@ class PaxosServer(BurstActor):
             self._look_for_seal()
 
     def _learn(self, accepted: Accepted, teller: ServerId) -> bool:
-        """Another server knows this value as chosen; False if its numbers are out of bounds."""
+        """Learn a value that `teller` knows as chosen; False if it is refused."""
         if not (is_plausible_accepted(accepted, self.log.chosen_to) and is_sound(accepted)):
             self._oddities.number(teller, "slot", accepted.slot)
             return False
@@ -1268,9 +1268,9 @@ class PaxosServer(BurstActor):
         return True
 
     def _execute(self, least: int = 0) -> None:
-        """Execute the chosen prefix, in order; or, if that takes long, as much as this step may.
+        """Execute the chosen prefix in order, up to what one step may take; `least` slots at least.
 
-        A follower does so after its acknowledgements are sent: no one waits for its execution.
+        A follower does so once its acknowledgements are sent: nobody waits for its execution.
         """
         application = self.application
         if application.executed >= self.log.chosen_to:
@@ -1305,7 +1305,7 @@ class PaxosServer(BurstActor):
             self.snapshotting.take_if_due()
 
     def _deliver(self, slot: int, held: Slot, now: float) -> None:
-        """Execute a slot, from now on, and have the clients answered that wait here."""
+        """Execute a slot (`now` is the time), and have the clients answered that wait for it."""
         reign, batch, value = self._reign, None, held.value
         self.snapshots.executed_bytes += len(value)
         if reign is not None:
@@ -1321,9 +1321,9 @@ class PaxosServer(BurstActor):
             self.reception.answer(reign, slot, results, now)
 
     def _executed_durably(self) -> int:
-        """How far this server has executed and would again after a restart, by itself.
+        """How far this server has executed, and would again after a restart without help.
 
-        What others hear, and discard by: a slot that only memory knows as chosen is still needed.
+        Others are told this, and discard by it: a slot chosen in memory alone is still needed.
         """
         return min(self.application.executed, self._storage.durable.chosen_to)
 
@@ -1341,8 +1341,8 @@ class PaxosServer(BurstActor):
         if self._storage.room <= 0 and late.incoming is None and self.snapshotting.can_make_room():
             return  # what is missing comes once it can be kept
         if late.check is not None and late.is_whole():
-            # Asked for again it would be offered in other words, and checked anew, without end.
-            self.snapshotting.settle()  # whoever might have objected has had its time
+            # If it were asked for again, it would be offered and checked anew, without end.
+            self.snapshotting.settle()  # those who might have objected have had their time
             return
         self._counters["catch_ups"] += 1
         request = late.next_request(self.log.chosen_to, self._others)
@@ -1376,7 +1376,7 @@ class PaxosServer(BurstActor):
         late.hear_answer(catch_up.chosen_to, sender, self.log)
         self._look_for_seal()
         self._execute()
-        # Only for what is new: were copies answered too, each would bring ever more of them.
+        # Only if something was new: if copies were answered, too, they would multiply.
         if self.log.chosen_to > before and self.is_behind():
             late.source = sender
             self._ask_to_catch_up()
@@ -1390,7 +1390,7 @@ class PaxosServer(BurstActor):
         if image is None:
             logger.warning("a snapshot at slot {} arrived damaged and is fetched again", info.slot)
             return
-        # Before it counts: whoever cannot restore it would find nothing else at a restart.
+        # Before it counts: a server that cannot restore it would find nothing else at a restart.
         self.application.restore(image)
         self.log_time.snapshot_came()
         self.log.restart_at(info.slot)
@@ -1412,7 +1412,7 @@ class PaxosServer(BurstActor):
     # === opening: disk, cluster, members (rule 11, docs/design/making-a-cluster.md) ===============
 
     def _recover(self) -> None:
-        """Replay the disk: snapshot, then the chosen slots after it; the rest comes from peers."""
+        """Replay the disk: its snapshot, then the chosen slots after it. Peers have the rest."""
         found = self._storage.load()
         self.promised = found.promised
         self._grants.recover(found.lease, self._now)
@@ -1433,7 +1433,7 @@ class PaxosServer(BurstActor):
         if found.stopped_at:
             self._stopped_at = found.stopped_at
             logger.warning("executing slot {} stopped this server before", found.stopped_at)
-        if self.configuration.epoch:  # whether it was opened, somebody has to tell
+        if self.configuration.epoch:  # only another server can tell whether it was opened
             self._opening = Opening(self.configuration, self.settings.server, 0, self._now)
         self.disks.recover(found.counts)
         self.membership.begin_confirmation()
@@ -1445,7 +1445,7 @@ class PaxosServer(BurstActor):
         self._on_recovered(fresh=fresh)
 
     def _on_recovered(self, *, fresh: bool) -> None:
-        """Restarted (or new): never propose in an old ballot; wait before the first candidacy."""
+        """Wait before the first candidacy: not as long if this server is fresh."""
         if not fresh:
             self._await_leader()
             return
@@ -1468,7 +1468,7 @@ class PaxosServer(BurstActor):
             self.embedded.fail_futures(self._reign)
 
     def _join(self, configuration: Configuration) -> None:
-        """These are the members: majorities, votes and everything else count them alone."""
+        """These are the members now: majorities, votes and everything else count only them."""
         self.configuration = configuration
         self.membership.join(configuration)
         self.look_for_vote()
@@ -1483,7 +1483,7 @@ class PaxosServer(BurstActor):
         before, opening = self.is_voter, self._opening
         part = self.membership.confirmation.part_in(self.configuration, self.making.incarnation)
         self.is_member, self.is_voter = part
-        if before and not self.is_voter:  # what it asked for as a voter counts no more
+        if before and not self.is_voter:  # what it asked for as a voter no longer counts
             self._following.pre_votes = set()
             if self.role != "follower":
                 self._step_down()
@@ -1503,9 +1503,9 @@ class PaxosServer(BurstActor):
         """This server's directory is no old copy: from here on it takes part."""
         self._takes_part = self.making.in_force
         self.look_for_vote()
-        self._look_for_seal()  # of a CONFIG that an earlier version stored without it
+        self._look_for_seal()  # if an earlier version stored a CONFIG without its seal
         self._next_count = self._storage.count + 1
-        if self._following.election_at <= self._now:  # it took long: the others come first
+        if self._following.election_at <= self._now:  # it took long: let the others try first
             self._await_leader()
         self.snapshotting.take_if_due()
 
