@@ -22,6 +22,7 @@ from paxon.actors.messages import (
     HeartbeatReply,
     Sealed,
 )
+from paxon.actors.parts.status import outcome
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.changing import Changing, Rehearsing
 from paxon.actors.records.configuration import (
@@ -53,6 +54,30 @@ def test_a_config_is_no_batch_and_tells_who_leaves() -> None:
     assert (after.epoch, after.sealed_at, after.servers) == (1, 9, (1, 2, 4))
     assert [m.server for m in after.leaving] == [2, 3] and after.removed == (12, 13)
     assert after.votes(2, 22) and not after.votes(2, 12)
+
+
+def test_a_configuration_remembers_the_last_directories_and_changes() -> None:  # M14, M16
+    configuration = Configuration(0, 0, (Member(1, 1), Member(2, 2)))
+    for n in range(1, 301):
+        configuration = configuration.followed_by([Member(1, 1), Member(2, 1000 + n)], n, n)
+    assert configuration.removed == tuple(range(1300 - 256, 1300))
+    assert (*configuration.earlier, configuration.request) == tuple(range(300 - 64, 301))
+
+
+def test_a_change_that_is_forgotten_is_not_called_undone() -> None:  # M16
+    """It was done: only that is no longer known."""
+    cluster = serving()
+    server, ballot = cluster.servers[1], cluster.servers[1].promised
+    session = cluster.open_session(1)
+    first = cluster.change(1, 1, 2, 3, learners=[4])
+    told = []
+    for epoch in range(1, 70):
+        cluster.pass_time(0.06, step=0.03)
+        assert server.configuration.epoch == epoch
+        cluster.execute(1, session, b"a", first=epoch)  # its own slot: now it may speak of the past
+        told.append(outcome(server, first, ballot)[0])
+        cluster.change(1, 1, 2, 3, learners=[4] * (epoch % 2 == 0))
+    assert told == ["done"] * 65 + ["unknown"] * 4
 
 
 def test_a_change_is_rehearsed_by_those_who_are_to_vote() -> None:  # M18
