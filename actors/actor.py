@@ -31,7 +31,7 @@ __all__ = ["BurstActor"]
 
 
 class BurstActor(pykka.ThreadingActor):
-    """Handles a burst, makes what it changed durable in one transaction, and only then sends."""
+    """Handles a burst, syncs its changes in one transaction, then sends what relies on them."""
 
     def __init__(
         self, settings: Settings, environment: Environment, counters: Sequence[str]

@@ -7,9 +7,9 @@ what `invariant` asserts throughout; docs/safety.md argues that it is safe. What
 plain data (actors/records/); what decides nothing on slots stands beside it (actors/parts/).
 
 A handler runs to completion: it changes state, collects what is to be stored and queues what is to
-be sent; one flush then writes, syncs and only then sends (actors/actor.py). It never blocks, starts
-threads, reads a clock or draws randomness but through what the server was given, and never sends to
-itself: what a server tells itself is a method call.
+be sent; one flush then writes, syncs and sends what relies on that (actors/actor.py). It never
+blocks, starts threads, reads a clock or draws randomness but through what the server was given, and
+never sends to itself: what a server tells itself is a method call.
 
 The acceptor's are `promised` (it never falls) and what `log` accepted; the learner's what of `log`
 is chosen, and `application`, as of slot `application.executed`; the proposer's `_candidacy` while
