@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from paxon.actors.limits.allowances import FAILURE_BYTES
+from paxon.kvstore.store.operations import MAX_OPERATIONS, count_operations
 
 __all__ = [
     "CallRecord",
@@ -16,6 +17,7 @@ __all__ = [
     "RAISED",
     "REFUSED",
     "comparable",
+    "cost_of",
     "counted",
     "decode_answer",
     "decode_calls",
@@ -70,13 +72,26 @@ _calls = msgspec.msgpack.Decoder(list[CallRecord])
 _answer = msgspec.msgpack.Decoder(Answer)
 _value = msgspec.msgpack.Decoder()
 _TRUE = 0xC3
+_CALL_BYTES = 1024
+"""What each call of many counts for: about as long as one that does nothing takes."""
 _NOTHING = msgspec.Raw(_encoder.encode(None))
 
 encode = _encoder.encode
-decode_calls = _calls.decode
-"""Raises `msgspec.DecodeError`, as all of these do."""
+"""Those that decode raise `msgspec.DecodeError`."""
 decode_answer = _answer.decode
 decode_value = _value.decode
+
+
+def decode_calls(command: bytes) -> list[CallRecord]:
+    """The calls of a command or query. Raises ValueError, too, if there are too many."""
+    if count_operations(command) > MAX_OPERATIONS:
+        raise ValueError(f"it holds more than {MAX_OPERATIONS} calls: send fewer at once")
+    return _calls.decode(command)
+
+
+def cost_of(command: bytes) -> int:
+    """About how long a command takes, as the bytes that are copied meanwhile."""
+    return len(command) + _CALL_BYTES * count_operations(command)
 
 
 def encode_answer(outcomes: list[Outcome]) -> bytes:

@@ -25,6 +25,7 @@ from paxon.kvstore.objects.calls import (
     CallRecord,
     Outcome,
     comparable,
+    cost_of,
     counted,
     decode_calls,
     encode,
@@ -54,8 +55,9 @@ COMPARED_PARTS = "compared_parts"
 
 _TIMERS_A_SLOT = 1000
 _ROOM = 1 << 16
-_OUTCOME = 8
-"""Bytes that a reply takes besides what its calls return, and for each of these, generously."""
+_OUTCOME = 80
+"""Bytes that a reply takes besides what its calls return, and for each of them, generously: there
+is room to say of any that its result is too large."""
 
 
 class TooOld(MachineFailure):
@@ -170,6 +172,9 @@ class ObjectMachine(StateMachine):
     def check(self, command: bytes) -> None:
         decode_calls(command)
 
+    def cost(self, command: bytes) -> int:
+        return cost_of(command)
+
     def apply(self, command: bytes) -> bytes:
         return self._run_all(decode_calls(command), is_query=False)
 
@@ -221,7 +226,7 @@ class ObjectMachine(StateMachine):
         # A loop, for each call to have the same room for recursion (actors/execution/recursion.py).
         for call in calls:
             outcome = self._run(call, is_query)
-            size = len(outcome.value)
+            size = len(outcome.value) + len(outcome.name)
             if outcome.kind != RETURNED:
                 outcome.text = outcome.text.encode()[:texts].decode(errors="ignore")
                 size += texts

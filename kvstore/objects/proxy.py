@@ -162,7 +162,8 @@ class Calls(Generic[R]):
                 batch.add(flags.set, "light", False)
             first.result()
 
-        One that raises keeps the others from nothing. At the end `PipelineError` says which failed.
+        At most 50,000. One that raises keeps the others from nothing. At the end `PipelineError`
+        says which failed.
         """
         return Batch(self._definition, self._client, check_timeout(timeout, self._timeout))
 

@@ -23,6 +23,7 @@ from paxon.kvstore.objects.carrying import check_plain, where_in
 from paxon.kvstore.objects.definition import Body, Definition
 from paxon.kvstore.objects.machine import language_of, wrong_arguments
 from paxon.kvstore.objects.replicated import Replicated
+from paxon.kvstore.store.operations import MAX_OPERATIONS
 
 __all__ = [
     "CALLS",
@@ -175,7 +176,9 @@ class Gathered:
         self._calls: list[tuple[Prepared, Later[Any]]] = []
 
     def take(self, body: Body, args: Sequence[Any], kwargs: dict[str, Any]) -> Later[Any]:
-        """Another call."""
+        """Another call. Raises `InvalidRequest`."""
+        if len(self._calls) >= MAX_OPERATIONS:
+            raise InvalidRequest(f"a batch has at most {MAX_OPERATIONS} calls: begin another")
         later: Later[Any] = Later()
         self._calls.append((prepare(self._definition, body, args, kwargs), later))
         return later

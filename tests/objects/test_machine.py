@@ -17,7 +17,8 @@ import pytest
 from msgspec import Struct
 
 import paxon
-from paxon import Replicated, command, query
+from paxon import InvalidRequest, Replicated, command, query
+from paxon.actors.limits.allowances import COST_PER_SLOT
 from paxon.kvstore.objects.calls import (
     RAISED,
     REFUSED,
@@ -30,6 +31,8 @@ from paxon.kvstore.objects.calls import (
 )
 from paxon.kvstore.objects.machine import ObjectMachine, machine_of
 from paxon.kvstore.objects.moment import Chance
+from paxon.kvstore.objects.requests import Gathered, body_of, definition_of
+from paxon.kvstore.store.operations import MAX_OPERATIONS
 from paxon.testing import MemoryCluster
 from tests.objects.classes import Bank, Flags, Job, Jobs
 
@@ -267,13 +270,30 @@ def test_what_does_not_fit_into_one_reply_is_its_calls_error(
         def text(self, size: int) -> str:
             return "x" * size
 
-    monkeypatch.setattr("paxon.kvstore.objects.machine.LARGEST_REPLY", (1 << 16) + 132)
+    monkeypatch.setattr("paxon.kvstore.objects.machine.LARGEST_REPLY", (1 << 16) + 420)
     machine = machine_of(Long())
     asked = machine.query(encode([("text", {"size": size}) for size in (40, 40, 40, 14)]))
     kinds = [outcome.kind for outcome in decode_answer(asked).outcomes]
     assert kinds == [RETURNED, RETURNED, RAISED, RETURNED], "what is small goes after all"
-    assert call(machine, "text", size=122).kind == RETURNED
-    assert call(machine, "text", size=123).text.endswith("its result is too large to be sent")
+    assert call(machine, "text", size=337).kind == RETURNED
+    assert call(machine, "text", size=338).text.endswith("its result is too large to be sent")
+
+
+def test_a_command_has_a_bound_in_calls_and_costs_what_they_take() -> None:
+    machine = machine_of(Flags())
+    one: list[Any] = [("get", {"name": "a"})]
+    most = encode(one * MAX_OPERATIONS)
+    machine.check(most)
+    assert machine.cost(encode(one)) < 100
+    assert len(most) + 500 * MAX_OPERATIONS < machine.cost(most) < COST_PER_SLOT
+    for method in (machine.check, machine.query, machine.apply):
+        with pytest.raises(ValueError, match="more than 50000 calls: send fewer at once"):
+            method(encode(one * (MAX_OPERATIONS + 1)))
+    gathered = Gathered(definition_of(Flags))
+    body = body_of(definition_of(Flags), "get")
+    gathered._calls = [gathered._calls] * MAX_OPERATIONS  # type: ignore[list-item]
+    with pytest.raises(InvalidRequest, match="at most 50000 calls"):
+        gathered.take(body, ["a"], {})
 
 
 @pytest.mark.parametrize("method", ["plain", "of_any", "timer", "of_any_in_a_timer", "error"])
