@@ -245,6 +245,10 @@ class ObjectMachine(StateMachine):
             arguments = body.arguments.decode(call.arguments)
         except msgspec.DecodeError as error:
             return self._refused(call.method, wrong_arguments(error))
+        except BaseException as error:  # of an argument's own class
+            if depends_on_process(error):
+                raise
+            return _outcome_of(body, error)
         given: dict[str, Any] = {}
         for name in body.parameters:
             value = getattr(arguments, name)

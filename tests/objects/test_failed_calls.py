@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from paxon import Replicated, command
 from paxon.kvstore.objects.calls import comparable, decode_answer, encode
-from paxon.kvstore.objects.machine import machine_of
+from paxon.kvstore.objects.machine import ObjectMachine, machine_of
 
 
 def test_whatever_an_exception_is_like_it_is_its_own_calls_error() -> None:
@@ -24,10 +25,34 @@ def test_whatever_an_exception_is_like_it_is_its_own_calls_error() -> None:
             if how:
                 raise {"declared": declared, "odd": odd}[how]
 
-    calls = encode([("fail", {"how": how}) for how in ("declared", "odd", "")])
-    outcomes = decode_answer(machine_of(Fails()).apply(calls)).outcomes
-    names = [(outcome.name, outcome.declared) for outcome in outcomes]
-    assert names == [("Declared", True), ("Odd", False), ("", False)]
+    assert names_of(machine_of(Fails()), "declared", "odd", "") == ["Declared", "Odd", ""]
+
+
+class Picky(msgspec.Struct):
+    how: str
+
+    def __post_init__(self) -> None:
+        if self.how:
+            raise {"key": KeyError, "exit": SystemExit, "memory": MemoryError}[self.how]
+
+
+def test_what_an_arguments_own_class_raises_is_its_own_calls_error() -> None:
+    """(A client raises it itself, unless its class is another.)"""
+
+    class Takes(Replicated):
+        @command(raises=(KeyError,))
+        def fail(self, how: Picky) -> None: ...
+
+    machine = machine_of(Takes())
+    given = [{"how": how} for how in ("", "key", "exit", "")]
+    assert names_of(machine, *given) == ["", "KeyError", "SystemExit", ""]
+    with pytest.raises(MemoryError):
+        names_of(machine, {"how": "memory"})
+
+
+def names_of(machine: ObjectMachine, *hows: Any) -> list[str]:
+    reply = machine.apply(encode([("fail", {"how": how}) for how in hows]))
+    return [outcome.name for outcome in decode_answer(reply).outcomes]
 
 
 class Texts(Replicated):

@@ -243,25 +243,6 @@ def test_of_an_error_that_is_declared_no_more_is_compared_than_is_alike() -> Non
     assert odd.declared and decode_value(odd.value) is None  # (a set has an order of its own)
 
 
-def test_whatever_an_exception_is_like_it_is_its_own_calls_error() -> None:
-    def leave(_: object) -> Any:
-        raise SystemExit
-
-    declared: Any = type("Declared", (Exception,), {"args": property(leave)})
-    odd: Any = type("Odd", (Exception,), {"__class__": property(leave)})
-
-    class Fails(Replicated):
-        @command(raises=(declared,))
-        def fail(self, how: str) -> None:
-            if how:
-                raise {"declared": declared, "odd": odd}[how]
-
-    calls = encode([("fail", {"how": how}) for how in ("declared", "odd", "")])
-    outcomes = decode_answer(machine_of(Fails()).apply(calls)).outcomes
-    names = [(outcome.name, outcome.declared) for outcome in outcomes]
-    assert names == [("Declared", True), ("Odd", False), ("", False)]
-
-
 def test_what_does_not_fit_into_one_reply_is_its_calls_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
