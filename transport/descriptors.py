@@ -5,20 +5,31 @@ again that somebody knocks, and spins; a snapshot or a log file finds none eithe
 descriptors are a *reserve*. A connection that was given one of them is ended at once, and while
 there is no room the port's listening socket lets no packet in: whoever knocks is not answered, and
 may come again later. The clients' port gives way first: half of the reserve is the peers' alone.
+
+Of asyncio's ports (metrics, the etcd API) a few connections are taken in a turn, or the reserve
+would be gone before any of them is looked at; and a sentence is said in place of a traceback for
+each that finds no room, ten megabytes of them for three hundred clients at once.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
+import os
 import resource
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from paxon.transport.inherited import closed_here, keep_from_forks
 from paxon.transport.intake import Ledger, drop_all_packets, take_all_packets
+from paxon.transport.log import background
 
-__all__ = ["DescriptorGuard", "check_descriptor_limit", "raise_descriptor_limit"]
+__all__ = [
+    "DescriptorGuard", "check_descriptor_limit", "raise_descriptor_limit", "takes_the_last",
+    "AT_ONCE", "listen_longer", "say_once_that_none_are_taken",
+]  # fmt: skip
 
 _ENOUGH = 65_536
 """Descriptors beyond which the limit is not raised; each connection takes one."""
@@ -69,6 +80,16 @@ def _in_use(unknown: int) -> int:
         return unknown
 
 
+def _reserve(limit: int) -> int:
+    return max(_LEAST_RESERVE, min(limit // _RESERVED_PART, _MOST_RESERVE))
+
+
+def takes_the_last(descriptor: int) -> bool:
+    """Whether a descriptor just given out is of the reserve: the kernel gives out the lowest."""
+    limit = _limit()
+    return descriptor >= limit - _reserve(limit)
+
+
 class DescriptorGuard:
     """Keeps connections to a server's ports from taking the process's last descriptors."""
 
@@ -98,8 +119,7 @@ class DescriptorGuard:
         taken.
         """
         limit = _limit()
-        reserve = max(_LEAST_RESERVE, min(limit // _RESERVED_PART, _MOST_RESERVE))
-        return limit - (reserve // 2 if "peer" in port else reserve)
+        return limit - (_reserve(limit) // 2 if "peer" in port else _reserve(limit))
 
     def refuses(self, port: str, descriptor: int) -> bool:
         """Whether a new connection took one of the last descriptors; then it is being ended."""
@@ -133,3 +153,39 @@ class DescriptorGuard:
                 for listener in self._listeners.get(port, ()):
                     take_all_packets(listener)
         self.look_at = now + _LOOK_SECONDS if self._shut else None
+
+
+# --- asyncio's ports ------------------------------------------------------------------------------
+
+AT_ONCE = 8
+"""Connections that are taken in before any of them is looked at: asyncio's `backlog`."""
+_BACKLOG = 1024
+"""Connections that the kernel keeps meanwhile."""
+_SAY_SECONDS = 60.0
+
+
+def listen_longer(server: asyncio.Server) -> None:
+    """Have the kernel keep more than `AT_ONCE`, once it serves."""
+    for listening in server.sockets:
+        with socket.socket(fileno=os.dup(listening.fileno())) as same:
+            same.listen(_BACKLOG)
+
+
+def say_once_that_none_are_taken(loop: asyncio.AbstractEventLoop) -> None:
+    """Log a sentence a minute in place of asyncio's tracebacks; it tries again by itself."""
+    said = float("-inf")
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        nonlocal said
+        if "_start_serving" in context["message"]:
+            return  # asyncio's own try, of a port that was closed meanwhile
+        if not (isinstance(context.get("exception"), OSError) and "socket" in context):
+            loop.default_exception_handler(context)
+        elif loop.time() - said >= _SAY_SECONDS:
+            said = loop.time()
+            background.warning(
+                "Cannot take in connections ({}): raise the limit (ulimit -n)",
+                context["exception"].strerror,
+            )
+
+    loop.set_exception_handler(handle)

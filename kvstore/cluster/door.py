@@ -21,12 +21,20 @@ from paxon.actors.embedding import AskFigures, Figures
 from paxon.kvstore.cluster.metrics import CONTENT_TYPE, exposition, readiness
 from paxon.kvstore.cluster.options import parse_listen
 from paxon.transport.binding import why_not_listening
+from paxon.transport.descriptors import (
+    AT_ONCE,
+    listen_longer,
+    say_once_that_none_are_taken,
+    takes_the_last,
+)
 from paxon.transport.log import background
 
 __all__ = ["Door", "DoorError"]
 
 CONNECTIONS = 64
 """At a time; beyond, the oldest is hung up on: idle connections keep nobody's probe out."""
+FEW_CONNECTIONS = 2
+"""The same where only a reserve of descriptors is left, for the server's files and peers."""
 REQUEST_BYTES = 8 << 10
 """A request's line and headers."""
 REQUEST_SECONDS = 5.0
@@ -100,9 +108,15 @@ class Door:
             started.set()
 
     async def _serve(self, started: threading.Event) -> None:
+        say_once_that_none_are_taken(asyncio.get_running_loop())
         listening = await asyncio.start_server(
-            self._welcome, self._host or None, self._asked_port, limit=REQUEST_BYTES
+            self._welcome,
+            self._host or None,
+            self._asked_port,
+            limit=REQUEST_BYTES,
+            backlog=AT_ONCE,
         )
+        listen_longer(listening)
         self.port = listening.sockets[0].getsockname()[1]
         started.set()
         async with listening:
@@ -113,7 +127,9 @@ class Door:
     # --- one connection --------------------------------------------------------------------------
 
     async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while len(self.talking) >= CONNECTIONS:
+        number = writer.get_extra_info("socket").fileno()
+        most = FEW_CONNECTIONS if takes_the_last(number) else CONNECTIONS
+        while len(self.talking) >= most:
             oldest = next(iter(self.talking))
             del self.talking[oldest]
             oldest.transport.abort()

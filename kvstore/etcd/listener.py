@@ -14,6 +14,7 @@ from paxon.kvstore.etcd.calls import Method
 from paxon.kvstore.etcd.grpc import GrpcCall
 from paxon.kvstore.etcd.http2 import PREFACE, ConnectionFault, Http2, Stream, Tally
 from paxon.transport.binding import why_not_listening
+from paxon.transport.descriptors import AT_ONCE, listen_longer, say_once_that_none_are_taken
 
 if TYPE_CHECKING:
     from paxon.kvstore.etcd.http1 import Http1, Page
@@ -196,11 +197,12 @@ class Listener:
     async def open(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Have the port, which is returned, but take nobody in yet. Raises OSError."""
         loop = asyncio.get_running_loop()
+        say_once_that_none_are_taken(loop)
         handshake = None if tls is None else _HANDSHAKE_SECONDS
         try:
             self._server = await loop.create_server(
-                lambda: _Connection(self), host, port, ssl=tls, backlog=1024, start_serving=False,
-                ssl_handshake_timeout=handshake,
+                lambda: _Connection(self), host, port, ssl=tls, backlog=AT_ONCE,
+                start_serving=False, ssl_handshake_timeout=handshake,
             )  # fmt: skip
         except (OSError, ValueError) as error:
             raise OSError(f"cannot listen at {host}:{port}: {why_not_listening(error)}") from None
@@ -211,6 +213,7 @@ class Listener:
         """Take clients in."""
         assert self._server is not None
         await self._server.start_serving()
+        listen_longer(self._server)
 
     async def close(self) -> None:
         """End all connections."""

@@ -7,6 +7,7 @@ import re
 import resource
 import socket
 import subprocess
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -42,11 +43,12 @@ class Front:
     """`paxon etcd`, a process of its own, that may open so many descriptors."""
 
     def __init__(self, cluster: LocalCluster, descriptors: int) -> None:
+        self.log = tempfile.NamedTemporaryFile("w+")  # noqa: SIM115 (as long as the process)
         command = [*PAXON, "etcd", "--cluster", ",".join(cluster.addresses)]
         self._process = subprocess.Popen(
             ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command,
              "--listen", "127.0.0.1:0"],
-            stdout=subprocess.PIPE, text=True, env=environment(),
+            stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment(),
         )  # fmt: skip
         assert self._process.stdout is not None
         said = self._process.stdout.readline()
@@ -168,6 +170,12 @@ def test_clients_that_there_are_no_descriptors_for_cost_the_others_nothing(
         assert closed > FEW_DESCRIPTORS
         for n in range(WRITES):
             client.kv("Put", key=b"a", value=b"%d" % n)
+        for _ in range(4 * FEW_DESCRIPTORS):  # all at once, and nobody waits for any of them
+            link = links.enter_context(socket.socket())
+            link.setblocking(False)
+            link.connect_ex(("127.0.0.1", front.port))
+        for n in range(WRITES):
+            client.kv("Put", key=b"a", value=b"%d" % n)
         links.close()
 
         def has_room() -> bool:
@@ -177,3 +185,5 @@ def test_clients_that_there_are_no_descriptors_for_cost_the_others_nothing(
 
         wait_until(has_room, "there is room again")
         client.close()
+        said = Path(front.log.name).read_text()
+        assert "Traceback" not in said and len(said.splitlines()) <= 2, said[:2000]

@@ -226,6 +226,18 @@ class Counting:
         return future
 
 
+def test_where_few_descriptors_are_left_few_talk_and_a_probe_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(door_module, "takes_the_last", lambda _: True)
+    with serving() as (reference, _), opened(reference) as door:
+        silent = [socket.create_connection(("127.0.0.1", door.port), timeout=30) for _ in range(9)]
+        wait_until(lambda: _hung_up_on(silent[0]) and len(door.talking) == 2)
+        assert get(door.port, "/health/live")[0] == 200
+        for connection in silent:
+            connection.close()
+
+
 def test_however_many_ask_the_server_is_asked_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door_module, "FRESH_SECONDS", 3600.0)
     with serving() as (reference, _):
