@@ -155,6 +155,9 @@ def save(kv: Client, path: Path, name: str) -> Summary:
     except FileExistsError:
         raise BackupError(there) from None
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not path.parent.exists():
+            lacks = f"there is no directory {path.parent}: make it first, or give another place"
+            raise BackupError(f"{path}: {lacks}") from None
         raise BackupError(f"{path}: {in_words(error)}") from error
     finally:
         with suppress(OSError):
@@ -253,7 +256,14 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise BackupError(f"{path}: {error.strerror}") from error
+        what_to_do = {
+            errno.ENOENT: "there is no such file: give the name of a backup",
+            errno.ENOTDIR: "there is no such file: give the name of a backup",
+            errno.EISDIR: "it is a directory: give the name of a backup in it",
+            errno.EACCES: "permission is denied: give this user the right to read it",
+        }
+        words = what_to_do.get(error.errno or 0, error.strerror)
+        raise BackupError(f"{path}: {words}") from error
 
 
 def _parts(path: Path) -> Iterator[Head | Page | Leased | End]:

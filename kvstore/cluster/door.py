@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pykka
 
@@ -63,10 +65,12 @@ class DoorError(OSError):
 class Door:
     """Serves what one server shows of itself, until `close` or the server's end."""
 
-    def __init__(self, listen: str, server: pykka.ActorRef[PaxosServer]) -> None:
-        """Listen at once. Raises `DoorError` or `OptionError`."""
+    def __init__(
+        self, listen: str, server: pykka.ActorRef[PaxosServer], directory: Path | None = None
+    ) -> None:
+        """Listen at once; `directory` is where the data is. Raises `DoorError` or `OptionError`."""
         self._host, self._asked_port = parse_listen(listen)
-        self._server = server
+        self._server, self._directory = server, directory
         self._figures: Figures | None = None
         self._answered_at = time.monotonic()
         """When the server answered last; what begins now has not been stuck yet."""
@@ -187,7 +191,11 @@ class Door:
         figures = await self._ask()
         if figures is None:
             return 503, _TEXT, b"the server does not answer\n"
-        return 200, CONTENT_TYPE, exposition(figures)
+        free = None
+        if self._directory is not None:
+            with suppress(OSError):  # it is gone, or no descriptor is left
+                free = shutil.disk_usage(self._directory).free
+        return 200, CONTENT_TYPE, exposition(figures, free)
 
     async def _live(self) -> tuple[int, str, bytes]:
         await self._ask()

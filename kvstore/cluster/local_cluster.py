@@ -58,7 +58,7 @@ from paxon.kvstore.cluster.logs import check_log_level, named
 from paxon.kvstore.cluster.options import Durability, OptionError, check_etcd, parse_listen
 from paxon.kvstore.cluster.server_process import LOG_NAME
 from paxon.kvstore.cluster.status import ServerStatus, agreed_leader, ask_status
-from paxon.kvstore.cluster.supervisor import STOP_SECONDS, Supervisor
+from paxon.kvstore.cluster.supervisor import STOP_SECONDS, Supervisor, without_logs
 from paxon.kvstore.errors import OperationFailed, PaxonError
 from paxon.kvstore.objects.replicated import Replicated
 from paxon.transport.log import logger
@@ -211,10 +211,12 @@ class LocalCluster:
             self._write_cluster_file(directory)
             self._await_force()
             self._serve_etcds_clients()
-        except BaseException:
+        except BaseException as error:
             self.stop()
             _let_go(self._held)
             remove(temporary)
+            if isinstance(error, ClusterError) and self._given_directory is None:
+                raise type(error)(without_logs(str(error))) from error.__cause__
             raise
 
     def _hold_ports(self) -> None:

@@ -42,13 +42,14 @@ STATUS = {
     "discarded_slot": "Slots up to here are gone.",
     "snapshot_slot": "Slot of the last durable snapshot.",
     "disk_bytes": "What the data directory takes.",
+    "disk_free_bytes": "Free on its disk for this server's user; absent if nothing is on disk.",
     "sessions": "Sessions of clients.",
     "uptime_seconds": "Since the server started.",
     "voting": "1 if this server has a vote, or its cluster is not in force yet.",
     "waiting": "1 while this server waits to take part: for its cluster or for confirmation.",
     "alarm": "1 while servers are known to have executed different things.",
 }
-"""Gauges made of the other fields of `StatusReply`."""
+"""Gauges made of the other fields of `StatusReply`, and of what the door itself sees."""
 
 LATENCIES = {
     "commit": "Seconds from proposing a flush's first slot until it is chosen, at the leader.",
@@ -68,9 +69,9 @@ def readiness(status: StatusReply) -> str:
     return ""
 
 
-def exposition(figures: Figures) -> bytes:
+def exposition(figures: Figures, disk_free_bytes: int | None = None) -> bytes:
     """All of it in the text format that Prometheus scrapes."""
-    return generate_latest(_Once(_families(figures)))
+    return generate_latest(_Once(_families(figures, disk_free_bytes)))
 
 
 class _Once(Collector):
@@ -83,7 +84,7 @@ class _Once(Collector):
         return self._families
 
 
-def _families(figures: Figures) -> Iterator[Metric]:
+def _families(figures: Figures, disk_free_bytes: int | None) -> Iterator[Metric]:
     status = figures.status
     labels, of = ("cluster", "server"), (status.cluster, str(status.server))
     info = InfoMetricFamily("paxon", "What runs here.", labels=labels)
@@ -96,7 +97,10 @@ def _families(figures: Figures) -> Iterator[Metric]:
         },
     )
     yield info
-    for name, value in _status(status).items():
+    gauges = dict(_status(status))
+    if disk_free_bytes is not None:
+        gauges["disk_free_bytes"] = disk_free_bytes
+    for name, value in gauges.items():
         gauge = GaugeMetricFamily(f"paxon_{name}", STATUS[name], labels=labels)
         gauge.add_metric(of, value)
         yield gauge

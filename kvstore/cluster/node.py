@@ -177,7 +177,7 @@ def start_server(
     reference = start_actor(settings, checked_machine(machine), environment)
     try:
         _await_start(reference, started, failures)
-        _open_door(reference, metrics)
+        _open_door(reference, metrics, where)
     except BaseException:
         world.give_up(reference)
         raise
@@ -194,7 +194,7 @@ def _await_start(
         raise ServerStartError(reason_in_words(reason)) from reason
 
 
-def _open_door(reference: ServerRef[PaxosServer], metrics: str) -> None:
+def _open_door(reference: ServerRef[PaxosServer], metrics: str, where: Path | None) -> None:
     """Show figures and health until the server ends, if wanted. Raises `ServerStartError`."""
     if not metrics:
         return
@@ -202,7 +202,7 @@ def _open_door(reference: ServerRef[PaxosServer], metrics: str) -> None:
     from paxon.kvstore.cluster.door import Door, DoorError  # noqa: PLC0415
 
     try:
-        Door(metrics, reference)
+        Door(metrics, reference, where)
     except (DoorError, OptionError, RuntimeError) as error:
         reference.stop()
         text = reason_in_words(error) if isinstance(error, RuntimeError) else str(error)

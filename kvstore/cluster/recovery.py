@@ -102,7 +102,8 @@ class Recovery(msgspec.Struct, frozen=True):
             )
         for slots, why in ((self.gaps, "nothing of them was here"), (self.skipped, "as told")):
             if slots:
-                told.append(f"empty: slots {', '.join(map(str, slots))} ({why})")
+                many = "s" * (len(slots) > 1)
+                told.append(f"empty: slot{many} {', '.join(map(str, slots))} ({why})")
         told.append(
             f"lost: what the others acknowledged after slot {self.chosen_to:,} and this server "
             "never heard of; all sessions and watches, so start clients anew; leases have the time "
@@ -173,7 +174,9 @@ def found_cluster(
             sync_directory(fresh.parent)
         placed.clear()  # all are there: they stay
     except (OSError, StorageError) as error:
-        text = in_words(error) if isinstance(error, OSError) else str(error)
+        text = str(error)
+        if isinstance(error, OSError):
+            text = f"{error.filename}: {in_words(error)}"
         raise RecoveryError(f"the new directories cannot be made: {text}") from error
     finally:
         for directory in made + placed:
@@ -226,7 +229,10 @@ def found_on(
         storage.load()
         storage.save_made(made, in_force=True)
         if storage.receive_snapshot(info, 0, whole) < info.size:
-            raise StorageError("there is no room for the snapshot")
+            raise StorageError(
+                f"the disk has no room for {info.size:,} bytes and the log: free some space, or "
+                "choose another directory"
+            )
         storage.adopt_snapshot(info)
         storage.commit()
         storage.maintain(tidy=False)

@@ -34,10 +34,13 @@ from paxon.kvstore.streams import open_standard_descriptors
 from paxon.transport.log import log_in_background, logger
 from paxon.transport.wake import Waker
 
-__all__ = ["ProcessState", "ProcessInfo", "Supervisor"]
+__all__ = ["ProcessState", "ProcessInfo", "Supervisor", "without_logs"]
 
 ProcessState = Literal["starting", "running", "paused", "stopping", "stopped", "killed", "failed"]
 """stopped: as asked; killed: by `kill`; failed: died or stopped by itself."""
+
+_SEE = "; see its logs, "
+"""Comes before where they are."""
 
 STOP_SECONDS = 10.0
 """A server that has not ended this long after SIGTERM gets SIGKILL."""
@@ -382,7 +385,14 @@ def _how_it_ended(code: int | None, plan: ServerPlan | None, imports_main: bool)
         lines = []
     # The last line of a traceback says most.
     last = next((f": {line.strip()}" for line in reversed(lines) if line.strip()), "")
-    return f"{how}{last}; see {directory / LOG_NAME} and {output}"
+    return f"{how}{last}{_SEE}{directory / LOG_NAME} and {output}"
+
+
+def without_logs(sentence: str) -> str:
+    """The same on a server whose logs are gone, too; for those of others it changes nothing."""
+    said, pointed, _ = sentence.partition(_SEE)
+    gone = "; its logs went with the temporary directory: give the cluster one of its own to keep them"
+    return f"{said}{gone}" if pointed else sentence
 
 
 _UNKNOWN = 255

@@ -213,6 +213,30 @@ def test_a_script_that_starts_a_cluster_while_servers_import_it_is_told_so(tmp_p
     assert "while it imported the main script" in last
 
 
+class Dies(StateMachine):
+    """Ends the server that is to run it, without a word."""
+
+    def __init__(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def apply(self, command: bytes) -> bytes:
+        return command
+
+    def snapshot(self) -> bytes:
+        return b""
+
+    def restore(self, image: bytes) -> None: ...
+
+
+def test_logs_are_pointed_at_only_where_they_are_kept(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="killed by SIGKILL; its logs went with") as raised:
+        LocalCluster(1, machine=Dies).start()
+    assert "directory" in str(raised.value) and "server-1" not in str(raised.value)
+    with pytest.raises(ClusterError, match="killed by SIGKILL; see its logs, ") as raised:
+        LocalCluster(1, tmp_path, machine=Dies).start()
+    assert str(tmp_path / "server-1.out") in str(raised.value)
+
+
 def test_a_port_in_use_is_one_clear_error_and_leaves_nothing_running() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -70,9 +70,10 @@ def names_in(expression: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def exported() -> set[str]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Every name that a server exports."""
-    with serving() as (reference, _), opened(reference) as door:
+    path = tmp_path_factory.mktemp("exported")
+    with serving() as (reference, _), opened(reference, path) as door:
         _, text = get(door.port, "/metrics")
     return set(re.findall(r"^(\w+)[{ ]", text, re.MULTILINE)) | {"up"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -61,8 +62,8 @@ def serving(
 
 
 @contextmanager
-def opened(reference: Any) -> Iterator[Door]:
-    door = Door("0", reference)
+def opened(reference: Any, directory: Path | None = None) -> Iterator[Door]:
+    door = Door("0", reference, directory)
     try:
         yield door
     finally:
@@ -89,7 +90,10 @@ def samples(port: int) -> dict[str, float]:
 
 
 def test_all_that_a_server_counts_and_times_is_shown(tmp_path: Path) -> None:
-    with serving(directory=tmp_path) as (reference, address), opened(reference) as door:
+    with (
+        serving(directory=tmp_path) as (reference, address),
+        opened(reference, tmp_path) as door,
+    ):
         with Client(address) as kv, kv.lease(ttl=60) as lease:
             for number in range(5):
                 kv.put(f"key-{number}", b"value", lease=lease)
@@ -105,6 +109,7 @@ def test_all_that_a_server_counts_and_times_is_shown(tmp_path: Path) -> None:
             assert shown[f"paxon_{name}_seconds_count"] >= 5, name
             assert shown[f"paxon_{name}_seconds_bucket+Inf"] == shown[f"paxon_{name}_seconds_count"]
         assert shown["paxon_sync_seconds_sum"] > 0
+        assert 0 < shown["paxon_disk_free_bytes"] < shutil.disk_usage(tmp_path).total
         expected = {f"paxon_{name}" for name in (*GAUGES, *STATUS)}
         assert not expected - set(shown)
 
@@ -263,8 +268,9 @@ def test_a_port_in_use_and_a_port_that_is_none(tmp_path: Path) -> None:
         with pytest.raises(ServerStartError, match=words), serving(metrics=wrong):
             pass
     (port,) = own_ports(1)
-    with serving(metrics=f"127.0.0.1:{port}"):
+    with serving(directory=tmp_path, metrics=f"127.0.0.1:{port}"):
         assert get(port, "/health/live")[0] == 200
+        assert "\npaxon_disk_free_bytes{" in get(port, "/metrics")[1]
 
 
 @pytest.mark.parametrize("whose", ["paxon-metrics", ""])

@@ -27,6 +27,7 @@ from paxon.kvstore.recipes.clients import Client
 from paxon.kvstore.store.store import KVStore
 from paxon.kvstore.testing import MemoryCluster
 from tests.cluster.helpers import paxon_here
+from tests.faults.disks import no_small_disks, small_disk
 from tests.ports import own_ports
 from tests.waiting import wait_until
 
@@ -162,8 +163,9 @@ def test_a_file_that_is_cut_flipped_or_something_else_is_refused(
     with pytest.raises(BackupError):
         backup.restore(other, cluster, of="orders")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["cluster.toml"]
-    with pytest.raises(BackupError, match="No such file"):
-        backup.verify(tmp_path / "none")
+    for what, words in {"none": "no such file: give", ".": "a directory: give"}.items():
+        with pytest.raises(BackupError, match=words):
+            backup.verify(tmp_path / what)
     with pytest.raises(BackupError, match="/proc/self/mem: Input/output error"):
         backup.verify(Path("/proc/self/mem"))
 
@@ -233,7 +235,7 @@ def test_nothing_is_overwritten(
     with pytest.raises(BackupError, match="is there already"):
         backup.save(kv, file, "orders")
     for wrong, words in {
-        "no/such": "No such file",
+        "no/such": f"there is no directory {tmp_path}/no: make it first",
         "b/x": "a file is where a directory should be",
         "x" * 300: "too long",
     }.items():
@@ -293,6 +295,26 @@ def test_of_two_restorings_at_once_one_is_refused(
     backup.restore(file, cluster, of="orders")
     with running(cluster) as new:
         assert new.get("motto") == b"x"
+
+
+def test_a_full_disk_is_told_of_in_one_line(kv: Client, tmp_path: Path) -> None:
+    """A server's own storage would have warned as well that it tries again later."""
+    if why := no_small_disks():
+        pytest.skip(why)
+    kv.put("large", os.urandom(600_000))
+    place, file = tmp_path / "small", tmp_path / "b"
+    backup.save(kv, file, "restored")
+    describe(tmp_path / "new", servers=2)
+    restore = ("backup", "restore", str(file), "-c", str(tmp_path / "new" / "cluster.toml"))
+    with small_disk(place, 500_000):
+        with pytest.raises(BackupError, match="the disk is full: free some space"):
+            backup.save(kv, place / "b", "restored")
+        done = paxon_here(*restore, "--into", str(place / "new"))
+        (line,) = done.stderr.decode().splitlines()
+        assert done.returncode == 1 and "free some space, or choose another directory" in line
+        assert [path for path in place.rglob("*") if path != place / "new"] == []
+    done = paxon_here(*restore, "--into", "/proc/none")
+    assert done.stderr.startswith(b"paxon: the new directories cannot be made: /proc/none: ")
 
 
 def test_two_restorings_are_two_clusters(kv: Client, tmp_path: Path) -> None:

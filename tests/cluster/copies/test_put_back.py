@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -31,8 +32,9 @@ pytestmark = pytest.mark.process
 class Writer:
     """Counts in two keys, one after the other, until it is told to stop."""
 
-    def __init__(self, kv: Client) -> None:
-        self.kv = kv
+    def __init__(self, kv: Client, size: int = 3000) -> None:
+        """`size`: of each value, bytes."""
+        self.kv, self.size = kv, size
         self.acknowledged = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -42,7 +44,7 @@ class Writer:
         while not self._stop.is_set():
             number += 1
             for key in ("a", "b"):
-                self.kv.put(key, f"{number:08}{'x' * 3000}")  # (so that the log soon begins anew)
+                self.kv.put(key, f"{number:08}{'x' * self.size}")
             self.acknowledged = number
 
     @contextlib.contextmanager
@@ -62,29 +64,64 @@ def counts(kv: Client) -> tuple[int, int]:
 
 
 def test_a_directory_that_is_copied_while_its_server_runs(tmp_path: Path) -> None:
-    """Nobody else remembers what a cluster of one has told: the copy itself has to be whole."""
-    whole = turn = 0
+    """Nobody else remembers what a cluster of one has told: the copy itself has to be whole. It is
+    if it is of one moment, and must be refused where one file of it is older than the log allows;
+    what `cp` makes meanwhile may be either."""
+    early, late, mixed = (tmp_path / name for name in ("early", "late", "mixed"))
     with (
         LocalCluster(1, tmp_path / "data") as cluster,
         cluster.client(timeout=PATIENCE) as kv,
-        Writer(kv).at_work() as writer,
+        Writer(kv, size=30_000).at_work() as writer,  # (so that the log soon begins anew)
     ):
         described = ClusterDescription.read(cluster.directory / "cluster.toml")
-        while turn < sized(3, 100) or not whole:  # (most of them are)
-            turn += 1
-            before, target = writer.acknowledged, tmp_path / f"copy-{turn}"
+        directory = cluster.directory / "server-1"
+
+        def copied_to(target: Path) -> tuple[int, int]:
+            """The least and the most that a copy may show."""
+            before = writer.acknowledged
             with contextlib.suppress(shutil.Error):  # a file is gone before its turn comes
-                copy(cluster.directory / "server-1", target)
-            after = writer.acknowledged + 1
+                copy(directory, target)
+            return before, writer.acknowledged + 1
+
+        bounds = {}
+        for target in (early, late):
+            if target is late:
+                wait_until(lambda: _began_anew(directory, early), "the log begins anew")
+            cluster.pause(1)
+            bounds[target] = copied_to(target)
+            cluster.resume(1)
+        for older in ("paxon.db", "paxon.db-wal"):
+            copy(late, mixed)
+            shutil.copy2(early / older, mixed / older)
+            with pytest.raises(ServerStartError, match=f"{re.escape(str(mixed))}.*empty the dir"):
+                opened(described, mixed)
+        for target in (early, late):
+            check_counts(opened(described, target), *bounds[target])
+        refused = 0
+        for _ in range(sized(2, 100)):
+            least, most = copied_to(mixed)
             try:
-                first, second = opened(described, target)
+                found = opened(described, mixed)
             except ServerStartError as error:
-                assert str(target) in str(error), error  # and what to do
+                assert str(mixed) in str(error), error  # and what to do
+                refused += 1
             else:
-                whole += 1
-                assert before <= second <= first <= second + 1 <= after + 1
-            wait_until(lambda seen=after: writer.acknowledged > seen + 20)  # type: ignore[misc]
-    print(f"{whole} of {turn} copies were whole, the others were refused")
+                check_counts(found, least, most)
+            wait_until(lambda seen=most: writer.acknowledged > seen + 20)  # type: ignore[misc]
+    print(f"{refused} of {sized(2, 100)} copies that took their time were refused")
+
+
+def check_counts(found: tuple[int, int], least: int, most: int) -> None:
+    """What `Writer` had written at one moment between these."""
+    first, second = found
+    assert least <= second <= first <= second + 1 <= most + 1
+
+
+def _began_anew(directory: Path, copy_of_it: Path) -> bool:
+    """Whether SQLite has begun its log anew since, and the database holds what was in it."""
+    salts = [(path / "paxon.db-wal").read_bytes()[16:24] for path in (directory, copy_of_it)]
+    sizes = [(path / "paxon.db").stat().st_size for path in (directory, copy_of_it)]
+    return len(salts[0]) == 8 and salts[0] != salts[1] and sizes[0] > 2 * sizes[1]
 
 
 def opened(described: ClusterDescription, directory: Path) -> tuple[int, int]:

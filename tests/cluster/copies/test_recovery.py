@@ -120,7 +120,7 @@ def test_all_that_was_accepted_counts_and_gaps_are_empty(left: Left) -> None:
     found = recover(left.plan, left.new)
     assert (found.chosen_to, found.taken_to, found.gaps, found.keys) == (2, 5, [4], 4)
     said = "\n".join(found.sentences())
-    assert "what is above slot 2 was accepted here" in said and "empty: slots 4" in said
+    assert "what is above slot 2 was accepted here" in said and "empty: slot 4" in said
     assert "lost: what the others acknowledged after slot 2" in said
     assert contents(left.directory) == before
     assert left.keys() == ["k1", "k2", "k3", "k5"]
@@ -134,7 +134,7 @@ def test_a_slot_that_stops_servers_is_skipped_by_name(left: Left) -> None:
     assert "there is no slot 0 to skip" in left.refusal(skip=[0, 2])
     found = recover(left.plan, left.new, skip=[2])
     assert (found.skipped, found.gaps, found.keys) == ([2], [], 2)
-    assert "empty: slots 2 (as told)" in found.sentences()[1]
+    assert "empty: slot 2 (as told)" in found.sentences()[1]
     with pytest.raises(RecoveryError, match="slot 1 cannot be skipped: the snapshot at slot 1"):
         recover(left.plan.moved_to(left.new), left.new.with_name("newer"), skip=[1])
 
