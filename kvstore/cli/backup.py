@@ -6,8 +6,6 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -135,7 +133,7 @@ def restore(
             for server, entry in servers.items()
         }
     described = msgspec.structs.replace(described, servers=servers)
-    with waiting("either all of it is in place, or nothing"), _without_warnings():
+    with waiting("either all of it is in place, or nothing"):
         found = backup.restore(file, described, of=of)
     _print("restored", file, found, as_json=as_json)
     if not as_json:
@@ -187,7 +185,7 @@ def recover(
         plan = plan.moved_to(directory)
     if machine is not None:
         sys.path.insert(0, str(Path.cwd()))  # it may well be beside the cluster file
-    with waiting("either all of it is in place, or nothing"), _without_warnings():
+    with waiting("either all of it is in place, or nothing"):
         found = recovery.recover(plan, into, skip=skip or (), force=force)
     if as_json:
         sys.stdout.write(json.dumps(msgspec.to_builtins(found)) + "\n")
@@ -205,19 +203,6 @@ def add_commands(root: typer.Typer) -> None:
     """Mount the commands of this module."""
     root.add_typer(app, name="backup", rich_help_panel="Clusters")
     root.command(rich_help_panel="Clusters")(recover)
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Of those that a server's storage logs while it goes on: here the error that ends us says it."""
-    import loguru  # noqa: PLC0415 (keeps other commands quick)
-
-    name = "paxon.actors.disk.snapshot_files"
-    loguru.logger.disable(name)
-    try:
-        yield
-    finally:
-        loguru.logger.enable(name)
 
 
 def _print(what: str, file: Path, found: Summary, *, as_json: bool) -> None:

@@ -358,7 +358,7 @@ def _members(cluster: ClusterDescription, replies: list[StatusReply]) -> Iterato
 
 
 def _lost_disk(entry: ServerEntry, alive: list[str], secure: Secure | None) -> Iterator[Finding]:
-    """Whether the members know another directory of this server, which does not run."""
+    """Whether the members know another directory of this server, which does not run, or none."""
     own = owner_of(Path(entry.directory)).incarnation
     try:
         with Client(alive, timeout=2.0, secure=secure) as kv:
@@ -370,4 +370,11 @@ def _lost_disk(entry: ServerEntry, alive: list[str], secure: Secure | None) -> I
             "bad", "directory",
             f"{entry.directory} is not the one that the members know as server {entry.id}'s: give "
             "the old one back, or empty it and start once with --rejoin",
+        )  # fmt: skip
+    elif own and all(each.server != entry.id for each in members):
+        yield Finding(
+            "look", "directory",
+            f"{entry.directory} is of no member of the cluster that runs: if its server was removed "
+            "from it, or is of a cluster that this one replaces, empty it; `paxon server --join`, "
+            f"then `paxon member add {entry.id}` make it a member",
         )  # fmt: skip

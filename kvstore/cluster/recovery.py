@@ -58,6 +58,8 @@ told that this is compacted, and takes no new revision for one that it knows. An
 microseconds since 1970, for stores make fewer revisions: so two clusters that were made of the same
 one, one after the other, have none in common either."""
 _PIECE = 1 << 20
+_ROOM_BESIDE = 2 << 20
+"""Bytes that a directory takes, and leaves to the log at first, besides its snapshot."""
 
 
 class RecoveryError(PaxonError):
@@ -176,7 +178,7 @@ def found_cluster(
     except (OSError, StorageError) as error:
         text = str(error)
         if isinstance(error, OSError):
-            text = f"{error.filename}: {in_words(error)}"
+            text = f"{error.filename}: " * bool(error.filename) + in_words(error)
         raise RecoveryError(f"the new directories cannot be made: {text}") from error
     finally:
         for directory in made + placed:
@@ -205,12 +207,30 @@ def _make(
     directories: dict[int, Path], name: str, image: Callable[[int], bytes], agreed: Agreed
 ) -> None:
     identity = 1 + secrets.randbits(62) % ((1 << 62) - 1)
+
+    def fitting(identity: int) -> bytes:
+        whole = image(identity)
+        _check_room([*directories.values()], len(whole) + _ROOM_BESIDE)
+        return whole
+
     with ExitStack() as stack:
         storages = {
             server: stack.enter_context(closing(SqliteStorage(path, name, server, fork=False)))
             for server, path in directories.items()
         }
-        found_on(storages, name, image, agreed, identity)
+        found_on(storages, name, fitting, agreed, identity)
+
+
+def _check_room(directories: list[Path], each: int) -> None:
+    """Raise `RecoveryError` if so many bytes do not fit into each of these."""
+    devices = [path.stat().st_dev for path in directories]
+    for path, device in zip(directories, devices, strict=True):
+        wanted = each * devices.count(device)
+        if shutil.disk_usage(path).free < wanted:
+            raise RecoveryError(
+                f"the new directories take {wanted >> 20:,} MiB, and the disk at {path.parent} has "
+                "less: free some space, or choose another directory; nothing was made"
+            )
 
 
 def found_on(
@@ -229,10 +249,7 @@ def found_on(
         storage.load()
         storage.save_made(made, in_force=True)
         if storage.receive_snapshot(info, 0, whole) < info.size:
-            raise StorageError(
-                f"the disk has no room for {info.size:,} bytes and the log: free some space, or "
-                "choose another directory"
-            )
+            raise StorageError("there is no room for the snapshot")
         storage.adopt_snapshot(info)
         storage.commit()
         storage.maintain(tidy=False)

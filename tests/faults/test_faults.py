@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from paxon.kvstore import PaxonError
+from tests.faults.changes import changes, kills
 from tests.faults.coordination import claims, coordination
 from tests.faults.disks import (
     disk_full,
@@ -139,6 +140,16 @@ def test_leases_last_as_long_as_they_were_granted_by_whatever_clock(tmp_path: Pa
     skip_for(no_other_clocks())
     for outcome in clocks(tmp_path, SOAK):
         judge(outcome)
+
+
+@pytest.mark.skipif(not SOAK, reason="only in make soak: the changes one by one are in belonging/")
+def test_members_change_at_random_under_load(tmp_path: Path) -> None:
+    """One every five seconds, for ten minutes."""
+    judge(changes(tmp_path, 600))
+
+
+def test_leaders_that_are_killed_amid_changes_leave_the_members_as_told(tmp_path: Path) -> None:
+    judge(kills(tmp_path, sized(1, 100)))
 
 
 def test_recipes_work_while_leaders_are_killed(tmp_path: Path) -> None:

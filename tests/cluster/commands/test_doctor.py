@@ -107,7 +107,11 @@ def test_servers_that_run_are_asked(tmp_path: Path) -> None:
         assert not [*doctor._lost_disk(entry, [entry.client], None)]
         empty = structs.replace(entry, directory=str(tmp_path / "empty"))
         (lost,) = doctor._lost_disk(empty, [entry.client], None)
+        assert not [*doctor._lost_disk(structs.replace(empty, id=2), [entry.client], None)]
+        # What is left of a cluster that another was made of, by `paxon recover`, say.
+        (left,) = doctor._lost_disk(structs.replace(entry, id=2), [entry.client], None)
     assert lost.level == "bad" and "start once with --rejoin" in lost.text
+    assert left.level == "look" and "then `paxon member add 2` make it a member" in left.text
     assert [each.level for each in found] == ["good"]
     assert found[0].text == "1 of 1 servers answer"
     said = [each.text for each in other if each.level == "bad"]
