@@ -374,7 +374,7 @@ def _lost_disk(entry: ServerEntry, alive: list[str], secure: Secure | None) -> I
     elif own and all(each.server != entry.id for each in members):
         yield Finding(
             "look", "directory",
-            f"{entry.directory} is of no member of the cluster that runs: if its server was removed "
-            "from it, or is of a cluster that this one replaces, empty it; `paxon server --join`, "
-            f"then `paxon member add {entry.id}` make it a member",
+            f"{entry.directory} is of no member of the cluster that runs: if its server was "
+            "removed from it, or is of a cluster that this one replaces, empty it; `paxon server "
+            f"--join`, then `paxon member add {entry.id}` make it a member",
         )  # fmt: skip

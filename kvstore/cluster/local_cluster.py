@@ -58,7 +58,7 @@ from paxon.kvstore.cluster.logs import check_log_level, named
 from paxon.kvstore.cluster.options import Durability, OptionError, check_etcd, parse_listen
 from paxon.kvstore.cluster.server_process import LOG_NAME
 from paxon.kvstore.cluster.status import ServerStatus, agreed_leader, ask_status
-from paxon.kvstore.cluster.supervisor import STOP_SECONDS, Supervisor, without_logs
+from paxon.kvstore.cluster.supervisor import STOP_SECONDS, Supervisor, forget_logs
 from paxon.kvstore.errors import OperationFailed, PaxonError
 from paxon.kvstore.objects.replicated import Replicated
 from paxon.transport.log import logger
@@ -200,8 +200,7 @@ class LocalCluster:
             supervisor = Supervisor(
                 self._ids, import_main=self._import_main, log_level=self._log_level
             )
-            self._directory, self._temporary = directory, temporary
-            self._supervisor = supervisor
+            self._directory, self._temporary, self._supervisor = directory, temporary, supervisor
             # Also runs when the program ends without `stop`, or drops the cluster.
             self._hold_ports()
             self._finalizer = weakref.finalize(
@@ -215,8 +214,7 @@ class LocalCluster:
             self.stop()
             _let_go(self._held)
             remove(temporary)
-            if isinstance(error, ClusterError) and self._given_directory is None:
-                raise type(error)(without_logs(str(error))) from error.__cause__
+            forget_logs(error, self._given_directory)
             raise
 
     def _hold_ports(self) -> None:

@@ -34,7 +34,7 @@ from paxon.kvstore.streams import open_standard_descriptors
 from paxon.transport.log import log_in_background, logger
 from paxon.transport.wake import Waker
 
-__all__ = ["ProcessState", "ProcessInfo", "Supervisor", "without_logs"]
+__all__ = ["ProcessState", "ProcessInfo", "Supervisor", "forget_logs"]
 
 ProcessState = Literal["starting", "running", "paused", "stopping", "stopped", "killed", "failed"]
 """stopped: as asked; killed: by `kill`; failed: died or stopped by itself."""
@@ -388,11 +388,12 @@ def _how_it_ended(code: int | None, plan: ServerPlan | None, imports_main: bool)
     return f"{how}{last}{_SEE}{directory / LOG_NAME} and {output}"
 
 
-def without_logs(sentence: str) -> str:
-    """The same on a server whose logs are gone, too; for those of others it changes nothing."""
-    said, pointed, _ = sentence.partition(_SEE)
-    gone = "; its logs went with the temporary directory: give the cluster one of its own to keep them"
-    return f"{said}{gone}" if pointed else sentence
+def forget_logs(error: BaseException, kept: Path | None) -> None:
+    """Have an error point at no logs if they went with a directory that nobody keeps."""
+    said, pointed, _ = str(error).partition(_SEE)
+    if pointed and kept is None:
+        gone = "its logs went with the temporary directory: give the cluster one of its own"
+        error.args = (f"{said}; {gone}",)
 
 
 _UNKNOWN = 255

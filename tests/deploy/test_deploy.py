@@ -94,6 +94,14 @@ def test_a_name_that_nobody_exports_would_be_found(exported: set[str]) -> None:
         names_in("sum(rate(paxon_elections_total[5m])")
 
 
+def test_the_page_on_metrics_scrapes_as_the_job_that_alerts_ask_for() -> None:
+    page = (ROOT / "docs/running/metrics.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^    scrape_configs:\n(?:     .*\n)+", page, re.MULTILINE)
+    (job,) = yaml.safe_load(example)["scrape_configs"]
+    jobs = {name for each in expressions() for name in re.findall(r'job="(\w+)"', each)}
+    assert jobs == {job["job_name"]}
+
+
 def test_each_alert_says_what_it_means_and_names_pages_that_are_there() -> None:
     for rule in alerts():
         assert rule["labels"]["severity"] in ("info", "warning", "critical")
@@ -106,6 +114,7 @@ def test_each_alert_says_what_it_means_and_names_pages_that_are_there() -> None:
 def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
     text = (DEPLOY / "systemd/paxon@.service").read_text(encoding="utf-8")
     assert "Type=notify" in text and "WatchdogSec=" in text
+    assert "TimeoutStartSec=10min" in text  # as long as the pods' startupProbe: 90 s by default
     assert re.search(r"apt-get install .* systemd ", CI.read_text(encoding="utf-8"))
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
@@ -173,6 +182,9 @@ def test_the_dockerfile_is_well_kept() -> None:
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "")
+    # What git leaves out, and the image takes `COPY . .` of.
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").split()
+    assert {".git", ".venv", "build", "dist", "data"} <= set(ignored)
 
 
 def test_a_pods_key_reaches_its_server_and_nobody_else(tmp_path: Path) -> None:
@@ -282,7 +294,12 @@ def test_the_manifests_fit_together(tmp_path: Path) -> None:
     assert spec["podManagementPolicy"] == "Parallel"  # nor here
     (_, _, hook) = container["lifecycle"]["preStop"]["exec"]["command"]
     assert environment["PAXON_CLUSTER"] == environment["PAXON_CLUSTER_FILE"]
-    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] > 5 + 10  # the hook, the stop
+    pod = spec["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > 5 + 10  # the hook, the stop
+    # A variable of a service's may begin as the server's own do; nothing is asked of Kubernetes.
+    assert not pod["enableServiceLinks"] and not pod["automountServiceAccountToken"]
+    startup = container["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] == 600
     told = paxon_here(*_command_of(hook, "paxon-1"), "--cluster", "127.0.0.1:1")
     assert (told.returncode, told.stdout) == (5, b"")  # understood; there is no server
     probes = [container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("liveness", "readiness")]

@@ -312,7 +312,9 @@ def test_a_full_disk_is_told_of_in_one_line(kv: Client, tmp_path: Path) -> None:
         done = paxon_here(*restore, "--into", str(place / "new"))
         (line,) = done.stderr.decode().splitlines()
         assert "the new directories take 5 MiB, and the disk at " in line
-        assert done.returncode == 1 and line.endswith("free some space, or choose another directory; nothing was made")
+        assert done.returncode == 1 and line.endswith(
+            "free some space, or choose another directory; nothing was made"
+        )
         assert [path for path in place.rglob("*") if path != place / "new"] == []
     done = paxon_here(*restore, "--into", "/proc/none")
     assert done.stderr.startswith(b"paxon: the new directories cannot be made: /proc/none: ")
