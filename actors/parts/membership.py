@@ -390,7 +390,7 @@ class Membership(Part):
         if isinstance(members, str):
             return members
         until = self._outbox.now + self._settings.election_timeout_max
-        reign.changing = Changing(members, request.id, until)
+        reign.changing = Changing(members, request.id, until, keys)
         self.rehearse_change(reign, reign.changing)
         return ""
 

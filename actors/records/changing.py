@@ -31,6 +31,8 @@ class Changing:
     """The random number of the change: the next configuration keeps it."""
     until: float = NEVER
     """When it is given up if its rehearsal has come to nothing, monotonic seconds."""
+    keys: Mapping[ServerId, str] = field(default_factory=dict)
+    """By which each server is known before it."""
     reach: set[ServerId] = field(default_factory=set)
     """Those that are to vote and have heard a majority of them."""
 
@@ -50,7 +52,8 @@ class Changing:
         """Whether one of those that are to vote, and a majority with it, has heard one (M18)."""
         voters = {member.server: member.incarnation for member in self.members if member.voter}
         majority = len(voters) // 2 + 1
-        if voters.get(server) != incarnation or len(voters.keys() & {server, *heard}) < majority:
+        reached = (voters.keys() & {server, *heard}) - _rekeyed(self.members, self.keys)
+        if voters.get(server) != incarnation or server not in reached or len(reached) < majority:
             return False
         self.reach.add(server)
         return len(self.reach) >= majority
@@ -97,7 +100,26 @@ def members_wanted(
     if living:
         return f"{in_list(living)}: its old directory is in use: stop that server first"
     level = {server: number for server, number in fit.items() if server in told}
+    locked_out = _rekeyed(members, keys)
+    left = {server: number for server, number in fit.items() if server not in locked_out}
+    if not unserved(members, fit) and unserved(members, left):
+        return (
+            f"{in_list(sorted(locked_out))} would answer again once restarted with the new key, "
+            "and the others that are up are no majority until then: change one key at a time, "
+            "while all are up; of two servers change the files, and restart both"
+        )
     return unserved(members, fit) or _unfit(request, members, level) or members
+
+
+def _rekeyed(members: Iterable[Member], keys: Mapping[ServerId, str]) -> set[ServerId]:
+    """Voters that `keys`, if there are any, know by another key than they are to have.
+
+    Nobody else hears them until they are restarted with it. (One alone needs nobody else.)
+    """
+    voters = [member for member in members if member.voter]
+    if not keys or len(voters) == 1:
+        return set()
+    return {m.server for m in voters if m.key and m.key != keys.get(m.server)}
 
 
 def _unfit(request: ChangeMembers, members: Iterable[Member], fit: Mapping[ServerId, int]) -> str:

@@ -22,7 +22,13 @@ from paxon.kvstore.cluster.local_cluster import LocalCluster
 from paxon.kvstore.cluster.status import agreed_leader, look_around
 from paxon.transport import CurveKeys, TransportError
 from tests.cluster.commands.test_server_command import refused, serving
-from tests.cluster.helpers import captured_logs, one_sentence, paxon_here, write_cluster_file
+from tests.cluster.helpers import (
+    captured_logs,
+    one_sentence,
+    paxon_here,
+    wait_until,
+    write_cluster_file,
+)
 
 pytestmark = [
     pytest.mark.process,
@@ -202,6 +208,33 @@ def test_nobody_is_given_the_key_of_another_member(tmp_path: Path) -> None:
         done = paxon_here("member", what, "1", *given)
         assert done.returncode == 2
         assert "that is server 2's" in done.stderr.decode()
+
+
+def test_a_key_is_changed_by_the_one_restart_of_its_own_server(tmp_path: Path) -> None:
+    """The others, which are not restarted, go by the key in the configuration from then on. Where
+    they would be no majority without that server nobody could go on: so that is refused."""
+    file, old = with_keys(tmp_path, [1, 2, 3]), tmp_path / "old.toml"
+    old.write_text(file.read_text())
+    before = ClusterDescription.read(file).public_keys[2]
+    keygen(tmp_path / "new.key")
+    after = CurveKeys.load(tmp_path / "new.key").public
+    move = ("member", "move", "2", "--public-key", after, "-c", str(file), "--timeout", "60")
+    put = ("put", "key", "value", "--timeout", "60", "-c", str(file))
+    with serving(file, 1):
+        with serving(file, 2) as second:
+            with serving(file, 3) as third:
+                assert paxon_here(*put).returncode == 0
+                assert third.end()[0] == 0
+            wait_until(lambda: b"would answer again once restarted" in paxon_here(*move).stderr)
+            with serving(file, 3):
+                wait_until(lambda: paxon_here(*move).returncode == 0)
+            assert second.end()[0] == 0
+        (tmp_path / "new.key").replace(tmp_path / "server-2.key")
+        file.write_text(file.read_text().replace(before, after))
+        with serving(file, 2):
+            assert paxon_here(*put).returncode == 0  # that takes both
+            told = paxon_here("status", "--cluster", str(old))
+            assert "whose public key is not the one" in told.stderr.decode()
 
 
 def test_a_client_that_was_refused_is_let_in_once_it_is_known(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -19,7 +20,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from paxon import AsyncClient, ChangeRefused, ClusterError, InvalidRequest
+from paxon import AsyncClient, ChangeRefused, Client, ClusterError, InvalidRequest
+from paxon.kvstore.client.keys import secure_with
 from paxon.kvstore.cluster import local_cluster
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 from paxon.kvstore.cluster.local_cluster import LocalCluster
@@ -209,6 +211,18 @@ def test_servers_with_keys_come_and_go(tmp_path: Path) -> None:
             without = str(tmp_path / "cluster.toml")  # by which its key is asked for, too
             seen = json.loads(paxon_here("status", "--cluster", without, "--json").stdout)
             assert {row["server"]: row["answers"] for row in seen} == {2: True, 3: True}
+        # While it sleeps all whose keys it has are replaced: it needs the new ones in its file.
+        (tmp_path / "server-1.key").unlink()
+        assert cluster.add_server() == 1
+        cluster.remove_server(2)
+        kv.put("k", "4")
+        own = re.search(r"id = 3\n.*", file.read_text(), re.DOTALL)
+        assert own is not None
+        file.write_text(f"{(tmp_path / 'cluster.toml').read_text()}\n[[server]]\n{own[0]}")
+        secure = secure_with({client: third["public_key"]})
+        join = ("--join", cluster.addresses[0])
+        with serving(file, 3, *join), Client(client, timeout=60.0, secure=secure) as late:
+            wait_until(lambda: late.get("k", mode="stale") == b"4", "it has caught up")
 
 
 @pytest.fixture(scope="module")

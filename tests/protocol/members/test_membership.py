@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
 from paxon.actors import Ballot
 from paxon.actors.ballot import EPOCH_BITS, NO_BALLOT
 from paxon.actors.disk.storage import StorageError
 from paxon.actors.log import SlotLog
+from paxon.actors.members import ChangeMembers, MemberChange
 from paxon.actors.messages import (
     P1A,
     P2A,
@@ -24,7 +27,7 @@ from paxon.actors.messages import (
 )
 from paxon.actors.parts.status import outcome
 from paxon.actors.records.candidacy import Candidacy
-from paxon.actors.records.changing import Changing, Rehearsing
+from paxon.actors.records.changing import Changing, Rehearsing, members_wanted
 from paxon.actors.records.configuration import (
     Configuration,
     Member,
@@ -86,6 +89,41 @@ def test_a_change_is_rehearsed_by_those_who_are_to_vote() -> None:  # M18
     rehearsing = Rehearsing(7, 1, members)
     answers = [(2, 12), (2, 12), (1, 10), (3, 13)]
     assert [rehearsing.hear(*each) for each in answers] == [True, False, False, False]
+
+
+def test_whose_key_changes_is_heard_by_nobody_until_it_is_restarted() -> None:  # M18
+    """A CONFIG that waited for such a vote would seal an epoch that nobody can open."""
+    keys = {server: f"{server}" * 40 for server in (1, 2, 3)}
+    members = [Member(s, 10 + s, key=keys[s]) for s in (1, 2, 3)]
+    fit = {s: 10 + s for s in (1, 2, 3)}
+
+    def wanted(*servers: int, up: tuple[int, ...], known: Mapping[int, str] = keys) -> object:
+        asked = tuple(MemberChange("move", s, key=f"{s}" * 39 + "n") for s in servers)
+        level = {s: fit[s] for s in up}
+        before = Configuration(1, 9, tuple(m for m in members if m.server <= max(up)))
+        request = ChangeMembers(7, NO_BALLOT, asked)
+        return members_wanted(request, before, up, level, up, keys=known)
+
+    for found, locked_out in (
+        (wanted(2, up=(1, 3)), None),
+        (wanted(1, up=(1, 2, 3)), None),
+        (wanted(1, up=(1,)), None),  # by itself
+        (wanted(2, up=(2, 3)), "server 2 would"),
+        (wanted(1, up=(1, 2)), "server 1 would"),
+        (wanted(1, 2, up=(1, 2, 3)), "servers 1 and 2 would"),
+    ):
+        if locked_out is None:
+            assert isinstance(found, tuple)
+        else:
+            assert str(found).startswith(f"{locked_out} answer again once restarted with the new")
+    assert isinstance(wanted(2, up=(2, 3), known={}), tuple)  # nobody looks at keys here
+    after = wanted(2, up=(1, 2, 3))
+    assert isinstance(after, tuple)
+    changing = Changing(after, 7, keys=keys)
+    assert not changing.enough(1, 11, [2])  # it hears 2 by the old key
+    assert not changing.enough(2, 12, [1, 3])
+    assert not changing.enough(1, 11, [3])
+    assert changing.enough(3, 13, [1])
 
 
 def test_the_log_knows_where_a_config_waits() -> None:
