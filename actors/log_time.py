@@ -68,9 +68,9 @@ class LogTime:
     def hear(self, time: int, executed: int, ballot: Ballot) -> None:
         """A ballot's leader tells its time; `executed` is what the log holds here.
 
-        A new leader may not have heard all that the one before it told, and its word counts: what
-        it has stamped since would be too early else for whoever leads after it, and leases that
-        were granted under it would end too soon.
+        A new leader may not have heard all that the one before it told, and its word counts. If a
+        later leader went by the earlier word, it would be ahead of what this one has stamped, and
+        leases granted under this one would end too soon.
         """
         if ballot > self.heard_in:
             self.heard_in = ballot
@@ -81,11 +81,11 @@ class LogTime:
     def take_over(self, ballot: Ballot, lowest: Ballot, highest: Ballot) -> None:
         """This server leads in `ballot`, and what was heard may no longer count.
 
-        `highest` is the ballot of all values that it knows of. If that is above the one in which
-        this server heard the time, another leader has stamped slots since, and may have begun at an
-        earlier time. `lowest` is that of the values that it takes over. If one is below, whoever
-        told the time has not proposed it: it may have been stamped since, while its leader's time
-        stood still. Either way only what is stamped counts.
+        `highest` is the highest ballot of any value that it knows of. If that is above the ballot
+        in which it heard the time, another leader has stamped slots since, and may have begun at
+        an earlier time. `lowest` is the lowest ballot of the values that it takes over. If that is
+        below, the leader that told the time did not propose this value, so it may have been stamped
+        since, by a leader whose time stood still. Either way only stamped times count.
         """
         if not lowest >= self.heard_in >= highest:
             self.latest = 0
@@ -118,9 +118,9 @@ class LogTime:
     def stamp(self, clock: int) -> int:
         """The time that goes into a slot.
 
-        If it stands still for want of a round, it stays behind by so much from now on. Else it
-        would leap once the round comes, and a lease that this slot grants or renews would end by so
-        much before its owner, who counts from now, takes it for lost.
+        If it stands still because no round was confirmed, it stays behind by that much from now on.
+        Otherwise it would leap once a round is confirmed, and a lease that this slot grants or
+        renews would end that much before its owner, who counts from now, takes it for lost.
         """
         late = clock - self._until
         if late > 0:

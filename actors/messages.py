@@ -48,8 +48,8 @@ class P1A(Wire, frozen=True, tag=1):
     first_slot: int
     """Report what you accepted from this slot on: the candidate's first slot not known chosen."""
     after: Ballot | None = None
-    """The ballot of the leader that handed over to the candidate: nobody proposes, answers or sends
-    heartbeats in it any more: courtesy and leases granted to it, and only those, do not count."""
+    """The ballot of the leader that handed over to the candidate. Nobody proposes, answers or sends
+    heartbeats in it any more, so courtesy and leases granted to it, and no others, are waived."""
 
 
 class P1B(Wire, frozen=True, tag=2):
@@ -106,8 +106,8 @@ class Heartbeat(Wire, frozen=True, tag=5):
     """Which disk (see `Storage.incarnation`) the leader knows each server by, and of how many of
     that disk's commits it has been told."""
     lease: float = 0.0
-    """Seconds for which the leader may answer reads on the strength of this round alone, without
-    another: whoever answers it helps no other to lead for so long, by its own clock. 0: none."""
+    """Seconds for which the leader may answer reads on the strength of this round alone: a server
+    that answers it helps no other to lead for that long, by its own clock. 0: no lease."""
     drift: float = 0.0
     """The fraction by which the leader takes clocks to differ, at most."""
     time: int = 0

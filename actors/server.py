@@ -505,7 +505,7 @@ class PaxosServer(BurstActor):
         following.heard_busy = following.busy
         if following.pre_votes:
             following.pre_votes = set()
-        if self.is_member:  # who is none asks around, whoever leads
+        if self.is_member:  # (a server that is none asks around, whoever leads)
             following.election_at = self._now + self._policy.follower_timeout(self._random)
 
     def _await_leader(self) -> None:

@@ -49,7 +49,7 @@ class Batch(Wire, frozen=True, gc=True):
     """Renewals first; none at all where the slot is proposed for its time."""
     reign: Ballot = NO_BALLOT
     """The ballot of the leader that packed it and read its clock: it rises with the slots
-    (docs/design/time.md). Whoever takes the value over proposes it as it is."""
+    (docs/design/time.md). A leader that takes the value over proposes it unchanged."""
 
 
 class Accepted(Wire, frozen=True):

@@ -49,7 +49,7 @@ class Candidacy:
     def report(self, accepted: Accepted) -> None:
         """Some acceptor holds this value; the highest ballot's one counts (PMMC §2.3, pmax)."""
         if accepted.ballot.epoch != self.ballot.epoch:
-            return  # (none is kept above the seal: docs/membership.md, M2 and M3)
+            return  # (rows of other epochs do not count: docs/membership.md, M2 and M3)
         best = self._reported.get(accepted.slot)
         if best is None or accepted.ballot > best.ballot:
             self._reported[accepted.slot] = accepted
@@ -91,12 +91,12 @@ class Candidacy:
     ) -> tuple[list[tuple[int, bytes]], bool]:
         """The values to propose from slot `first` on: those reported, no-ops into the holes.
 
-        No-ops, too, in place of batches that are out of order (`_out_of_order`): `reign` is that of
-        the last one below `first`, where all are chosen, as they are up to slot `commit`.
+        Batches that are out of order (`_out_of_order`) become no-ops, too. `reign` is that of the
+        last batch below `first`; all slots up to `commit` are known to be chosen.
 
-        And whether it ends with a CONFIG: then what was reported above was not chosen, for it is
-        of lower ballots. A CONFIG below a row of a higher ballot is void instead: whoever led in
-        that one would have seen it, had it been chosen (docs/membership.md, M7).
+        Also returns whether the values end with a CONFIG. What was reported above it is of lower
+        ballots then, and was not chosen. A CONFIG below a row of a higher ballot is void instead:
+        had it been chosen, the leader of that ballot would have seen it (docs/membership.md, M7).
         """
         values = []
         passed = self._out_of_order(first, reign, commit)
@@ -117,13 +117,12 @@ class Candidacy:
         )
 
     def _out_of_order(self, first: int, reign: Ballot, commit: int) -> set[int]:
-        """Slots whose batches cannot have been chosen: reigns rise with the slots that are.
+        """Slots whose batches cannot have been chosen: the reigns of chosen batches never fall.
 
-        Whoever packed a batch of its own had taken over all that might have been chosen from there
-        on in lower ballots. So of two that contradict the order the one accepted in the lower
-        ballot was not chosen (docs/design/time.md). To propose it again would be safe for the
-        slots, but it carries a time of another leader's clock, and what the other has granted would
-        end too soon.
+        Of two batches that contradict this order, the one accepted in the lower ballot was not
+        chosen (docs/design/time.md has the proof). Proposing it again would be safe as far as
+        slots go, but it carries a time of another leader's clock, and what the other batch has
+        granted would end too soon.
         """
         passed: set[int] = set()
         kept = [(reign, self.ballot, 0)]

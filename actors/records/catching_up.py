@@ -16,7 +16,7 @@ from paxon.actors.records.snapshots import Retry
 __all__ = ["CatchingUp"]
 
 MOST_PATIENCE = 5
-"""A silent sender of a snapshot is waited for at most so many doublings longer."""
+"""The time to wait for a silent sender of a snapshot doubles at most this often."""
 
 
 class CatchingUp:
@@ -35,7 +35,7 @@ class CatchingUp:
         self.asked: ServerId = 0
         """Whom we asked last."""
         self.turn = 0
-        """Counts through the servers when whoever should know does not answer."""
+        """Counts through the servers when the one that should know does not answer."""
         self.ask_at = 0.0
         """When to ask (again), monotonic seconds."""
         self.progress = (-1, -1)
@@ -139,10 +139,10 @@ class CatchingUp:
         )
 
     def ask_later(self, now: float, retransmit_interval: float) -> None:
-        """Somebody was asked just now; after so many seconds of silence somebody else is.
+        """A server was asked just now: say when to ask another one if it stays silent.
 
-        Longer after a snapshot's transfer was given up: on a slow network its pieces take longer
-        than any fixed time, and going from server to server each would begin anew.
+        Later after a snapshot's transfer was given up: on a slow network its pieces take longer
+        than any fixed time, and with each change of server the transfer would begin anew.
         """
         patience = self.patience if self.incoming is not None else 0
         self.ask_at = now + 2 * retransmit_interval * (1 << patience)

@@ -9,7 +9,7 @@ from paxon.actors.settings import Settings
 __all__ = ["LARGE_VALUE", "Following"]
 
 EXCUSED = 4
-"""A silence is excused by this server's own long steps up to so many election timeouts."""
+"""This server's own long steps excuse a silence for at most this many election timeouts."""
 LARGE_VALUE = 256 << 10
 """While a value from this size on is stored …"""
 SECONDS_PER_STORED_BYTE = 0.125 / (1 << 20)
@@ -42,9 +42,9 @@ class Following:
     def excused(self, busy_before: float) -> float:
         """Seconds by which a silence seems longer than it is; `busy_before` is of its beginning.
 
-        Whoever was busy could not listen, and nobody was heard meanwhile, alive or not. Else
-        servers that store several megabytes at the same time would take each other for dead. Not
-        for ever: somebody may really be dead, and this server be kept busy by its clients.
+        A busy server cannot listen, so it hears nobody meanwhile, alive or not. Without this,
+        servers that store several megabytes at the same time would take each other for dead. There
+        is a limit: a server may really be dead while clients keep this one busy.
         """
         return min(self.busy - busy_before, self._most_excused)
 

@@ -1,7 +1,7 @@
 """Leases for reads, at both ends: what a leader may count on, what a follower has granted.
 
 A heartbeat that asks for a lease says how long, and by how much clocks may differ
-(docs/running/settings.md). Whoever answers it grants exactly that: for the time of the lease it
+(docs/running/settings.md). A server that answers it grants exactly that: while the lease lasts it
 neither promises nor campaigns, whatever its own settings say and however they change. So no setting
 has to be the same on two servers.
 """
@@ -52,7 +52,7 @@ class Grants:
         """The longest granted in this life, µs."""
 
     def recover(self, stored: int, now: float) -> None:
-        """A restart: when the last lease was granted is not known, how long it was at most is."""
+        """After a restart only the longest length of a lease is known, not when it was granted."""
         self._stored = stored
         if stored:
             self.until = self.forget_at = now + stored / 1e6
@@ -78,7 +78,7 @@ class Grants:
         return needed
 
     def forget_all(self) -> None:
-        """Another epoch begins: whoever held one stopped counting on it before (M6, M10)."""
+        """Another epoch begins: the holder of a lease stopped counting on it before (M6, M10)."""
         self.until = self._others_until = -math.inf
 
     def waive(self, ballot: Ballot) -> None:

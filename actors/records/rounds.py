@@ -60,7 +60,7 @@ class Rounds:
         return True
 
     def lease_holds(self, now: float) -> bool:
-        """No other can lead yet: who granted the lease promises nothing before it has run out.
+        """No other can lead yet: those who granted the lease promise nothing until it has run out.
 
         Counted from when the confirmed heartbeat was *sent*, and shortened by the clock drift that
         it told (leases.py). Heartbeats ask for leases only while clients use them: otherwise a dead
