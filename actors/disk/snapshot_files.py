@@ -21,6 +21,7 @@ from paxon.actors.ballot import ServerId
 from paxon.actors.disk.data_directory import in_words, sync_directory
 from paxon.actors.disk.room import LOG_ROOM, NoRoomError, SharedDisk, allocated_bytes, reserve
 from paxon.actors.disk.storage import REMEDY, CorruptStorage, Produce, Prove, SnapshotInfo
+from paxon.actors.execution.machine_errors import in_short
 from paxon.transport.log import forking_would_wait, logger
 from paxon.transport.orphans import end_with_parent
 
@@ -575,7 +576,7 @@ def _describe(error: BaseException) -> str:
         return str(error)
     if isinstance(error, OSError) and error.errno is not None:
         return in_words(error)
-    return f"{type(error).__name__}: {error}"
+    return in_short(error)
 
 
 def _detach(lock: int, *, hurry: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paxon.actors.execution.machine_errors import ExecutionFailed, depends_on_process
+from paxon.actors.execution.machine_errors import ExecutionFailed, depends_on_process, in_short
 from paxon.actors.execution.state_machine import StateMachine
 from paxon.transport.log import logger
 
@@ -80,4 +80,4 @@ class MachineTimer:
         if depends_on_process(error):
             raise ExecutionFailed(self._machine, slot, error, method) from error
         kind = type(self._machine).__name__
-        logger.error("{}.{}() raised in slot {}: {!r:.500}", kind, method, slot, error)
+        logger.error("{}.{}() raised in slot {}: {}", kind, method, slot, in_short(error))

@@ -494,6 +494,27 @@ def test_what_is_no_time_wakes_nobody(due: Any) -> None:
     assert f"it returned {due!r}, not a whole number of nanoseconds" in lines[0]
 
 
+@pytest.mark.parametrize("method", ["advance", "wake", "next_wakeup"])
+def test_an_error_that_cannot_be_shown_stops_no_server_when_the_time_has_come(method: str) -> None:
+    """It would stop all of them, again at each start: they execute this slot alike."""
+
+    class Unseen(Exception):
+        def __repr__(self) -> str:
+            raise SystemExit
+
+    def fail(*_: object) -> Any:
+        raise Unseen("as told")
+
+    machine: Any = type("Odd", (Alarms,), {method: fail})
+    application, lines = Application(machine(), first_agreed({}, {})), list[str]()
+    sink = logger.add(lines.append, format="{message}")
+    for slot in (1, 2):
+        batch = Batch(5 * slot, [Entry(0, 1, 0, 0, b"in 1")])
+        application.execute(slot, encode_batch(batch))
+    logger.remove(sink)
+    assert f"Odd.{method}() raised in slot 2: Unseen: as told\n" in lines
+
+
 def test_whether_it_was_woken_in_vain_is_in_the_snapshot() -> None:
     """A server that took over a snapshot must not wake what the others let sleep."""
     cluster, session = led()
