@@ -62,7 +62,7 @@ ClusterOption = Annotated[
     typer.Option(
         "--cluster",
         "-c",
-        envvar="PAXON_CLUSTER",
+        envvar=["PAXON_CLUSTER", "PAXON_CLUSTER_FILE"],
         metavar="ADDR[,ADDR…]",
         help="Client addresses of the servers, or a cluster file (*.toml).",
     ),

@@ -152,7 +152,8 @@ class Replicated:
     def now(self) -> int:
         """The log's time, nanoseconds: the same on every server, and it never falls.
 
-        It runs with the leader's clock and stands still while nobody leads.
+        It runs with the leader's clock and stands still while nobody leads. It is no date, for it
+        does not count from 1970: give a command that needs one a date as an argument.
         """
         return moment_of(self).now
 

@@ -293,7 +293,7 @@ def test_the_manifests_fit_together(tmp_path: Path) -> None:
     assert service["spec"]["publishNotReadyAddresses"]  # else nobody could make the cluster
     assert spec["podManagementPolicy"] == "Parallel"  # nor here
     (_, _, hook) = container["lifecycle"]["preStop"]["exec"]["command"]
-    assert environment["PAXON_CLUSTER"] == environment["PAXON_CLUSTER_FILE"]
+    assert environment["PAXON_CLUSTER_FILE"].endswith("/cluster.toml")  # the hook's, too
     pod = spec["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] > 5 + 10  # the hook, the stop
     # A variable of a service's may begin as the server's own do; nothing is asked of Kubernetes.

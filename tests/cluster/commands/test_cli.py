@@ -217,8 +217,11 @@ def test_status_of_a_cluster_file_and_of_addresses_of_nobody(cluster: LocalClust
 
 
 def test_the_environment_names_the_cluster(cluster: LocalCluster) -> None:
-    variables = environment(PAXON_CLUSTER=",".join(cluster.addresses))
+    variables = environment(
+        PAXON_CLUSTER=",".join(cluster.addresses), PAXON_CLUSTER_FILE="/nowhere.toml"
+    )
     assert paxon("put", "from", "environment", env=variables).returncode == 0
+    variables = environment(PAXON_CLUSTER_FILE=str(cluster.directory / "cluster.toml"))
     assert paxon("get", "from", env=variables).stdout == b"environment"
 
 
