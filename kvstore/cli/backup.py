@@ -211,8 +211,10 @@ def _print(what: str, file: Path, found: Summary, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(msgspec.to_builtins(found)) + "\n")
         return
+    keys = "1 key" if found.keys == 1 else f"{found.keys:,} keys"
+    leases = "1 lease" if found.leases == 1 else f"{found.leases:,} leases"
     saved_at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(found.saved_at))
     sys.stdout.write(
-        f"{file} {what}: {found.keys:,} keys and {found.leases:,} leases of cluster "
-        f"{found.cluster!r} at revision {found.revision:,}, of {saved_at}; {found.bytes:,} bytes\n"
+        f"{file} {what}: {keys} and {leases} of cluster {found.cluster!r} "
+        f"at revision {found.revision:,}, of {saved_at}; {found.bytes:,} bytes\n"
     )

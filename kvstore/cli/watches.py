@@ -11,7 +11,6 @@ from paxon.kvstore.cli.store import (
     ClusterOption,
     JsonOption,
     KeyOption,
-    TimeoutOption,
     as_line,
     as_typed,
     open_client,
@@ -52,7 +51,16 @@ def watch(
     ] = False,
     cluster: ClusterOption = DEFAULT_CLIENTS,
     key_file: KeyOption = None,
-    timeout: TimeoutOption = _TIMEOUT,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            "-t",
+            envvar="PAXON_TIMEOUT",
+            min=0.001,
+            help="Give up if at first no server answers for this many seconds.",
+        ),
+    ] = _TIMEOUT,
     as_json: JsonOption = False,
 ) -> None:
     """Print what happens to a key, or to all keys with a prefix, until Ctrl-C; a line for each.
@@ -73,6 +81,8 @@ def watch(
             previous=previous,
         ) as events,
     ):
+        if after is not None:  # (else one has answered, with the revision to begin after)
+            store.scan(limit=1, mode="stale")
         for number, event in enumerate(events, 1):
             if as_json:
                 print_json(_as_json(event, previous))

@@ -85,7 +85,10 @@ class _Connection(asyncio.Protocol):
             self._first += data
             data = self._first
             if not PREFACE.startswith(data[: len(PREFACE)]):
-                self._become_http1(data)
+                if data[:1].isalpha() or data[:1] in b"\r\n":
+                    self._become_http1(data)
+                elif self._transport is not None:  # TLS or ZeroMQ, whose clients wait for an answer
+                    self._transport.close()
                 return
             if len(data) < len(PREFACE):
                 return

@@ -14,6 +14,8 @@ import grpc
 import hpack
 import pytest
 
+from paxon import Client
+from paxon.kvstore.errors import ClusterUnavailable
 from paxon.kvstore.etcd.front import _Asked
 from paxon.kvstore.etcd.grpc import GrpcCall
 from paxon.kvstore.etcd.http2 import PREFACE, Http2, Stream, Tally
@@ -125,6 +127,14 @@ def test_http_1_0_and_a_browser_are_answered(gateway: Gateway) -> None:
         b"GET / HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\nConnection: close\r\n\r\n",
     )
     assert said.startswith(b"HTTP/1.1 404")
+
+
+def test_who_speaks_no_http_does_not_wait_for_an_answer(gateway: Gateway) -> None:
+    for first in (b"\xff" + bytes(8) + b"\x7f", b"\x16\x03\x01\x02\x00\x01"):  # ZeroMQ's, TLS's
+        assert until_closed(gateway.address, first) == b""
+    told = pytest.raises(ClusterUnavailable, match="it is no server of Paxon")
+    with Client(gateway.address) as client, told:
+        client.get("key", timeout=1.5)
 
 
 def test_noise_of_all_kinds_stops_nobody(gateway: Gateway, client: Grpc) -> None:

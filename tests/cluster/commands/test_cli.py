@@ -250,6 +250,10 @@ def test_nobody_there() -> None:
     done = paxon("get", "key", "--cluster", f"127.0.0.1:{port}", "--timeout", "0.3")
     assert done.returncode == 5
     one_sentence(done)
+    for more in ((), ("--after", "7")):
+        at = ("--cluster", f"127.0.0.1:{port}", "--timeout", "0.3")
+        done = paxon_here("watch", "key", *more, *at)
+        assert done.returncode == 5 and "no server answered" in one_sentence(done)
     done = paxon_here("put", "key", "v", "--cluster", f"127.0.0.1:{port}", "--timeout", "0.3")
     assert done.returncode == 5  # nothing was sent
     assert "no effect" in one_sentence(done)

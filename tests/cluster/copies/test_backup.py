@@ -353,7 +353,7 @@ def test_the_command(kv: Client, tmp_path: Path) -> None:
         addresses = ",".join(cluster.client_addresses.values())
         file = tmp_path / "b"
         done = paxon_here("backup", "save", str(file), "-c", addresses)
-        assert done.returncode == 0 and b"1 keys and 0 leases of cluster 'restored'" in done.stdout
+        assert done.returncode == 0 and b"1 key and 0 leases of cluster 'restored'" in done.stdout
     assert paxon_here("backup", "verify", str(file)).returncode == 0
     describe(tmp_path / "new", servers=2)
     new = str(tmp_path / "new" / "cluster.toml")
