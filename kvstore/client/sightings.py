@@ -111,7 +111,10 @@ class Sightings:
             return f"{counted}, and whom they name does not lead: see what `paxon status` says"
         if named:
             return ""  # whoever leads is merely slow
-        return f"{counted}, none leads, {size // 2 + 1} {'are' if size > 1 else 'is'} needed"
+        if len(told) <= size // 2:
+            return f"{counted}, none leads, {size // 2 + 1} are needed"
+        none = "none leads" if size > 1 else "does not lead"
+        return f"{counted}, and {none}: see what `paxon status` says"
 
     def _told_troubles(self, servers: Sequence[str]) -> str:
         where: dict[str, list[str]] = {}

@@ -43,6 +43,19 @@ def test_no_majority() -> None:
     assert two.why(1.0, [A, B, C]) == "2 of 5 servers answered, none leads, 3 are needed"
 
 
+def test_a_majority_that_has_not_made_its_cluster_say() -> None:
+    """That two of three are needed explains nothing where three answered."""
+    status = "see what `paxon status` says"
+    three = {name: NotLeader(0, "", 3) for name in "abc"}
+    assert seen(**three).why(1.0, [A, B, C]) == (
+        f"3 of 3 servers answered, and none leads: {status}"
+    )
+    two = seen(a=NotLeader(0, "", 3), b=NotLeader(0, "", 3))
+    assert two.why(1.0, [A]) == f"2 of 3 servers answered, and none leads: {status}"
+    one = seen(a=NotLeader(0, "", 1))
+    assert one.why(1.0, [A]) == f"the server answered, and does not lead: {status}"
+
+
 def test_a_leader_that_cannot_be_reached() -> None:
     sightings = seen(a=NotLeader(2, B, 3))
     why = sightings.why(1.0, [A, B])
@@ -110,7 +123,7 @@ def test_a_client_says_so(servers: SocketCluster) -> None:
         client.put("key", "value")
         servers.cluster.hint = ""
         servers.cluster.leader = "nobody"
-        with pytest.raises(RequestTimeout, match=r"3 of 3 servers answered, none leads, 2 are"):
+        with pytest.raises(RequestTimeout, match="3 of 3 servers answered, and none leads: see"):
             client.get("key", timeout=0.6)
         with pytest.raises(RequestTimeout, match="none leads") as write:
             client.put("key", "value", timeout=0.6)
