@@ -237,8 +237,16 @@ def _stop_all() -> None:
             stopped.get(timeout=_STOP_SECONDS)
 
 
+def _after_fork() -> None:
+    """Their threads are not in a fork: there they have stopped, for who would wait for them."""
+    for server in list(_running):
+        server.actor_stopped = threading.Event()  # (the lock of the other may be held for ever)
+        server.actor_stopped.set()
+    _running.clear()
+
+
 atexit.register(_stop_all)
-os.register_at_fork(after_in_child=_running.clear)  # their threads are not in a fork
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def reason_in_words(error: BaseException | None) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import signal
 import subprocess
 import sys
 from typing import Any
 
+import pykka
 import pytest
 
 import paxon
@@ -56,6 +58,27 @@ def test_what_was_acknowledged_survives_a_restart(paxon_cluster: MemoryCluster) 
         paxon_cluster.restart()
         kv.append("a", b"3")
         assert kv.get("a") == b"23"
+
+
+def test_in_a_fork_it_has_stopped(paxon_cluster: MemoryCluster) -> None:
+    """Who left its `with` statement there, or asked it something, waited for ever."""
+
+    def ask() -> None:
+        with pytest.raises(pykka.ActorDeadError):
+            paxon_cluster.let_pass(1.0)
+
+    with paxon_cluster.client() as kv:
+        for use in (paxon_cluster.stop, ask):  # (as the end of `with` does)
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(30)
+                try:
+                    use()
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            kv.put("a", b"the parent's runs on")
 
 
 def test_time_passes_as_the_test_says(paxon_cluster: MemoryCluster) -> None:
