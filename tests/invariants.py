@@ -65,10 +65,6 @@ class ClusterWatch(MemberBooks):
         self._begin = partial(ClusterWatch.__init__, self, self.servers, age, lease_length, members)
         self.leases = LeaseBooks(self.servers, age, lease_length)
         self._live: dict[ServerId, PaxosServer] = {}
-        self._campaigns: dict[Ballot, int] = {}
-        """Per ballot from which slot on its candidate has to know what was accepted."""
-        self._promises: dict[Ballot, dict[ServerId, dict[int, set[int]]]] = {}
-        """Per ballot and acceptor the pieces of its promise: from which slot to which."""
         self._joined: dict[ServerId, set[ServerId]] = {}
         """The members that each server knew after its last step …"""
         self._members: dict[ServerId, set[ServerId]] = {}
@@ -418,11 +414,7 @@ class ClusterWatch(MemberBooks):
 
     def _check_answer(self, server: ServerId, disk: DiskBooks, message: PeerMessage) -> None:
         """Who answers may do so, and does not take back what it promised."""
-        if isinstance(message, P1A):
-            self._campaigns.setdefault(message.ballot, message.first_slot)
-        elif isinstance(message, P1B):
-            pieces = self._promises.setdefault(message.ballot, {}).setdefault(server, {})
-            pieces.setdefault(message.first_slot, set()).add(message.next_slot)
+        self.note_promise(server, message)
         yes = (
             isinstance(message, P1B | HeartbeatReply)
             or (isinstance(message, P2B) and message.promised is None)
@@ -462,23 +454,6 @@ class ClusterWatch(MemberBooks):
         require(
             self.epochs.is_majority(ballot.epoch, covering), "lease covered",
             "server %d reads by a lease in %s that only %s keep", leader, ballot, covering,
-        )  # fmt: skip
-
-    def _check_promises(self, leader: ServerId, ballot: Ballot) -> None:
-        """The first that is heard of a new leader: were the promises for its ballot whole?"""
-        self._leading.add(ballot)
-        first = self._campaigns.get(ballot, 0)
-        promised = [
-            server
-            for server, pieces in self._promises.get(ballot, {}).items()
-            if server != leader and _is_whole(pieces, first)
-        ]
-        require(
-            ballot.epoch < len(self.epochs)
-            and self.epochs.is_majority(ballot.epoch, [*promised, leader]),
-            "leads by whole promises",
-            "server %d leads in %s, and only %s have promised all from slot %d on",
-            leader, ballot, promised, first,
         )  # fmt: skip
 
     def _check_lead(self, server: ServerId, message: P2A | Heartbeat) -> None:
@@ -684,16 +659,3 @@ class ClusterWatch(MemberBooks):
                 "after slot %d server %d has %s and server %d %s",
                 executed, known[1], known[0], mine[1], mine[0],
             )  # fmt: skip
-
-
-def _is_whole(pieces: dict[int, set[int]], first: int) -> bool:
-    """Whether pieces of a promise reach from slot `first` to the end."""
-    reached, left = {first}, [first]
-    while left:
-        for following in pieces.get(left.pop(), ()):
-            if following == 0:
-                return True
-            if following not in reached:
-                reached.add(following)
-                left.append(following)
-    return False

@@ -187,6 +187,10 @@ class CountBooks:
         """A count leaves a server, in a message that only one that takes part may send."""
         self._require_confirmed(server, f"sent {message!r:.80}")
         self._require_sure(server, message)
+        self.note_count(server, message)
+
+    def note_count(self, server: ServerId, message: PeerMessage) -> None:
+        """Others may remember from now on what a message tells of the commits on this disk."""
         disk = self.disks[server]
         count = message.count if isinstance(message, COUNTED) else 0
         if isinstance(message, Heartbeat):

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from paxon.actors import Ballot, ServerId
-from tests.books.count import CountBooks
+from tests.books.promise import PromiseBooks
 from tests.predicates import require
 
 __all__ = ["MemberBooks"]
 
 
-class MemberBooks(CountBooks):
+class MemberBooks(PromiseBooks):
     """The part of `tests.invariants.ClusterWatch` that is about epochs (docs/membership.md)."""
-
-    def __init__(self, servers: Iterable[ServerId], members: Iterable[ServerId] = ()) -> None:
-        """`members` are those of the first epoch, by default all servers."""
-        super().__init__(servers, members)
-        self._leading: set[Ballot] = set()
-        """Ballots in which somebody was heard to lead."""
 
     def on_change_told(self, request: int, outcome: str) -> None:
         """Somebody who asked for other members is told how that ended."""

@@ -6,10 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import structs
+
 from paxon.actors import PaxosServer
 from paxon.actors.execution import application
 from paxon.actors.execution.application import Application
+from paxon.actors.execution.digests import Comparison, SnapshotCheck
+from paxon.actors.messages import SnapshotOffer
 from paxon.actors.parts.comparing import Comparing
+from paxon.actors.parts.snapshotting import Snapshotting
 from paxon.kvstore.objects import calls
 from tests.invariants import InvariantBroken
 from tests.search.planted import Original, PlantedBug, planted
@@ -18,6 +23,7 @@ from tests.simulation.about.divergence import (
     answer_with_texts_that_differ,
     forget_to_be_deterministic,
     hunt,
+    offer_snapshots_that_differ,
     plans,
     raise_errors_that_hold_addresses,
     restart_from_snapshots,
@@ -113,5 +119,64 @@ DIGESTS.append(
             (calls, "counted", lambda _original: len),
         ),
         answer_with_texts_that_differ,
+    )
+)
+
+
+def _unopposed(original: Original) -> Any:
+    def heard(self: SnapshotCheck, *answer: Any) -> None:
+        original(self, *answer)
+        self.objections.clear()
+
+    return heard
+
+
+DIGESTS.append(
+    DigestBug(
+        planted(
+            "a contradicted snapshot is taken over",
+            "who is brought up by a snapshot does not heed that a voter holds another hash for it",
+            (SnapshotCheck, "heard", _unopposed),
+        ),
+        offer_snapshots_that_differ,
+    )
+)
+
+
+def _unasked(original: Original) -> Any:
+    def check(self: Snapshotting, offer: SnapshotOffer, sender: int) -> None:
+        all_vouch = structs.replace(offer, vouched=self._host._others)
+        original(self, all_vouch, sender)
+
+    return check
+
+
+DIGESTS.append(
+    DigestBug(
+        planted(
+            "nobody is asked about a snapshot",
+            "who is brought up by a snapshot takes its sender's word for it",
+            (Snapshotting, "_check", _unasked),
+        ),
+        offer_snapshots_that_differ,
+    )
+)
+
+
+def _ever(_original: Original) -> Any:
+    def vouchers(self: Comparison, slot: int) -> tuple[int, ...]:
+        return tuple(self.equal)
+
+    return vouchers
+
+
+DIGESTS.append(
+    DigestBug(
+        planted(
+            "vouched for by who once agreed",
+            "a leader names those as vouchers for its snapshot that had its hash some time before",
+            (Comparison, "vouchers", _ever),
+        ),
+        offer_snapshots_that_differ,
     )
 )

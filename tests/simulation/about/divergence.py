@@ -24,6 +24,7 @@ __all__ = [
     "flip_bits",
     "forget_to_be_deterministic",
     "hunt",
+    "offer_snapshots_that_differ",
     "plans",
     "raise_errors_that_hold_addresses",
     "restart_from_snapshots",
@@ -168,6 +169,52 @@ def restart_from_snapshots(plan: Plan) -> None:
         assert len(alarms) == 3 and not any(alarms)
     finally:
         world.close()
+
+
+def offer_snapshots_that_differ(plan: Plan) -> None:
+    """Of two servers one is wrong, and the third has missed what only their snapshots hold.
+
+    It may take over neither, for it cannot tell who is right; and once the wrong one is switched
+    off, the other's.
+    """
+    plan.settings |= {"snapshot_slots": 3, "retain_slots": 3}
+    world = running(plan)
+    try:
+        right = leader(world)
+        wrong, late = (server for server in world.nodes if server != right)
+        world.nodes[late].crash("killed")
+        held = world.nodes[late].disk.durable.chosen_to
+        world.fickle.add(wrong)
+        forget_to_be_deterministic(world.nodes[wrong])
+        end = world.now + SECONDS
+        while not all(_needs_snapshot(world.nodes[server], held) for server in (right, wrong)):
+            assert world.now < end and world.advance(), plan.seed
+        world.nodes[late].start()
+        refused, end = 0, world.now + SECONDS
+        while refused < 3 and world.now < end and world.advance():
+            assert not _counted(world.nodes[late], "snapshots_received"), plan.seed
+            refused = _counted(world.nodes[late], "digest_alarms")
+        assert refused and not world.contradicted, plan.seed
+        world.nodes[wrong].crash("it is switched off")
+        end = world.now + SECONDS
+        while not _counted(world.nodes[late], "snapshots_received") and world.now < end:
+            assert world.advance()
+        assert _counted(world.nodes[late], "snapshots_received"), plan.seed
+        assert not world.contradicted
+    finally:
+        world.close()
+
+
+def _needs_snapshot(node: Node, slot: int) -> bool:
+    """Whether what follows a slot comes from it as a snapshot alone."""
+    server = node.server
+    assert server is not None
+    return server.log.discarded > slot + 3
+
+
+def _counted(node: Node, what: str) -> int:
+    assert node.server is not None
+    return node.server._counters[what]
 
 
 class Addressed(WatchedStore):

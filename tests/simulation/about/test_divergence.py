@@ -14,6 +14,7 @@ from tests.simulation.about.divergence import (
     flip_bits,
     forget_to_be_deterministic,
     hunt,
+    offer_snapshots_that_differ,
     plans,
     raise_errors_that_hold_addresses,
     restart_from_snapshots,
@@ -57,6 +58,12 @@ def test_texts_of_errors_are_no_difference() -> None:
     for plan in plans(3, 3):
         raise_errors_that_hold_addresses(plan)
         answer_with_texts_that_differ(plan)
+
+
+@pytest.mark.slow
+def test_who_is_brought_up_takes_no_snapshot_that_another_contradicts() -> None:
+    for plan in plans(3, 2):
+        offer_snapshots_that_differ(plan)
 
 
 @pytest.mark.slow
