@@ -39,6 +39,7 @@ SIMULATED = {
     "a lease above a CONFIG": (5, "no reads after a CONFIG"),
     "a lease kept when a CONFIG is proposed again": (43, "no reads after a CONFIG"),
     "reads between seal and opening": (3, "reads by leaders"),
+    "an epoch is entered by a ballot": (3, "sealed first"),
     "a removed server is obeyed": (3, "no failure"),
     "rows above the seal are kept": (32, "void above the seal"),
     "rows above the seal are kept, and epochs not compared": (32, "void above the seal"),

@@ -320,6 +320,21 @@ def _stored_early(original: Original) -> Any:
     return learn
 
 
+def _any_ballot(_original: Original) -> Any:
+    def follows(self: PaxosServer, ballot: Ballot, teller: int) -> bool:
+        self.adopt(ballot)
+        return True
+
+    return follows
+
+
+_plant(
+    "an epoch is entered by a ballot",
+    "whatever ballot is above the promise is adopted, though it is of an epoch yet to begin here",
+    (PaxosServer, "_follows", _any_ballot),
+)
+
+
 def _any_epoch(original: Original) -> Any:
     def report(self: Candidacy, accepted: Accepted) -> None:
         best = self._reported.get(accepted.slot)
