@@ -683,10 +683,10 @@ class Membership(Part):
         """Learn from the leader how far all directories are, and doubt one's own if need be."""
         self.disks.hear(heartbeat.incarnations)
         for server, incarnation, count in heartbeat.incarnations:
-            if server == self._settings.server and (
-                incarnation != self._storage.incarnation or count > self._storage.count
-            ):
-                self._doubt_own_disk()
+            if server == self._settings.server:
+                known = incarnation == self._storage.incarnation and count <= self._storage.count
+                if not known or self.confirmation.denied:
+                    self._doubt_own_disk()
 
     def _doubt_own_disk(self) -> None:
         """One message is no proof: ask all whether they know this server by another directory.

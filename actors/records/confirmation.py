@@ -53,6 +53,9 @@ class Confirmation:
     """The epoch that has begun here, while its voters have still to confirm this directory."""
     told: bool = False
     """Whether this process has told anybody of commits: as a member, in votes and the like."""
+    denied: bool = False
+    """Whether an answer was denied since the last question: others may have heard by now what that
+    one told, and are asked once more."""
     confirmed_by: set[ServerId] = field(default_factory=set)
     denied_by: set[ServerId] = field(default_factory=set)
     """Servers that know this one by another directory."""
@@ -71,7 +74,7 @@ class Confirmation:
     def ask_anew(self) -> None:
         """Begin another question, while the server takes part."""
         self.life = 0
-        self.starting = False
+        self.starting = self.denied = False
         self.confirmed_by = set()
         self.denied_by = set()
 
@@ -145,6 +148,7 @@ class Confirmation:
             or answer.incarnation != self.incarnation
         ):
             return None
+        self.denied = True
         return CountQuestion(answer.life, self.incarnation, count, denies=answer.remembered)
 
     def hear(self, answer: CountAnswer, sender: ServerId, *, joins: bool) -> None:

@@ -15,6 +15,7 @@ from tests.simulation.about.bounds import bounded
 from tests.simulation.about.coordination import coordinated
 from tests.simulation.about.coordinator import Coordinator
 from tests.simulation.about.lasting import leave_broken, mend
+from tests.simulation.about.rarities import exaggerate
 from tests.simulation.client import FOREVER, SimulatedClient
 from tests.simulation.plan import Plan
 from tests.simulation.world import World
@@ -130,6 +131,7 @@ def _heal(world: World) -> None:
     if world.plan.demands_progress and "MAX_COUNT_JUMP" not in world.plan.bounds:  # (else slowly)
         # (One that was made a member since then may not know of it yet.)
         world.watch.check_handed_on([server for server in servers if server.is_member], told)
+    exaggerate(world)
     world.watch.check_states(n.server for n in world.nodes.values() if n.server is not None)
 
 

@@ -21,6 +21,8 @@ CAUGHT_BY = {
     "a damaged snapshot is taken over": (8, "no failure"),
     "a ballot out of reach is never come nearer to": (211, "progress"),
     "a commit index out of reach is not heard": (67, "progress"),
+    "a count that was never told is denied by nobody": (6, "counts are taken back"),
+    "a count is denied once": (224, "counts are taken back"),
 }
 """The first seed to try, and the predicate that is broken there."""
 

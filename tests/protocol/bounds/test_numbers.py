@@ -261,6 +261,24 @@ def test_a_count_that_was_never_told_is_denied() -> None:
     assert cluster.servers[1].disks.counts[2] == denial.count
 
 
+def test_a_count_that_somebody_hears_of_after_its_answer_is_denied_as_well() -> None:
+    """Else it remembers what never was, and 2 would be refused on its newest directory."""
+    cluster = running()
+    bogus = cluster.storages[2].count + 1000
+    cluster.hand(1, 2, HeartbeatReply(cluster.servers[1].promised, 0, 0, count=bogus))
+    cluster.clock.now += 0.06
+    cluster.step(1)
+    late = [packet for packet in cluster.packets if packet.target == 3]
+    cluster.drop(target=3)
+    cluster.stabilize()  # 2 is told, asks, and denies what server 1 remembers
+    assert cluster.servers[1].disks.counts[2] < bogus
+    cluster.packets += late
+    cluster.stabilize()
+    assert cluster.servers[3].disks.counts[2] == bogus
+    cluster.pass_time(3.0)
+    assert cluster.servers[3].disks.counts[2] <= cluster.storages[2].count
+
+
 def test_a_denial_that_comes_late_lowers_no_newer_count() -> None:
     """Lowered, an old copy of 2's directory would be confirmed, and vote without its votes."""
     cluster = running()

@@ -10,7 +10,9 @@ from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.limits import bounds
 from paxon.actors.limits.bounds import RoundGuard
 from paxon.actors.log import SlotLog
+from paxon.actors.messages import CountQuestion
 from paxon.actors.records.catching_up import CatchingUp
+from paxon.actors.records.confirmation import Confirmation
 from tests.search.planted import Original, PlantedBug, always, planted
 
 __all__ = ["RARITIES"]
@@ -60,4 +62,27 @@ _plant(
     "a commit index out of reach is not heard",
     "who is too many slots behind to accept what is proposed does not catch up either",
     (CatchingUp, "note_commit", _only_near),
+)
+
+
+_plant(
+    "a count that was never told is denied by nobody",
+    "who runs lets others remember more commits of its directory than it has ever told of",
+    (Confirmation, "denial", always(None)),
+)
+
+
+def _denies_once(original: Original) -> Any:
+    def denial(self: Confirmation, *asked: Any) -> CountQuestion | None:
+        said: CountQuestion | None = original(self, *asked)
+        self.denied = False
+        return said
+
+    return denial
+
+
+_plant(
+    "a count is denied once",
+    "who has denied a count does not ask again, though others may have heard of it by then",
+    (Confirmation, "denial", _denies_once),
 )

@@ -7,6 +7,7 @@
 - A leader and one follower are cut off with all that clients send to it, and whoever leads next is
   asked for other members at once: rows of the two stand above the CONFIG.
 - Snapshots arrive damaged, find no room, or cannot be written.
+- A leader is told, at the end, of more commits than a directory has.
 - Numbers are near their limits (docs/design/numbers.md): the limits are a few rounds, slots, epochs
   or commits away instead of thousands.
 
@@ -19,15 +20,21 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from paxon.actors.records.configuration import is_config
+from tests.predicates import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from paxon.actors import PaxosServer
     from tests.simulation.machine import SimulatedDisk
     from tests.simulation.network import Deliver
     from tests.simulation.plan import Fault, Plan
+    from tests.simulation.world import World
 
-__all__ = ["FAULTS", "LIMITS", "MOMENTS", "PLACES", "KeptFrames", "draw_rarities", "draw_strands"]
+__all__ = [
+    "FAULTS", "LIMITS", "MOMENTS", "PLACES", "KeptFrames", "draw_rarities", "draw_strands",
+    "exaggerate",
+]  # fmt: skip
 
 SHARE = 0.2
 """So many of all runs have some of this."""
@@ -46,6 +53,14 @@ LIMITS: dict[str, tuple[int | float, ...]] = {
     "MOST_PATIENCE": (0, 1),
 }
 """Constants of the servers, and what may be drawn for each."""
+
+EXAGGERATED = 0.2
+"""So many of all runs end with a leader that believes …"""
+TOO_MUCH = (1, 100, 1 << 16)
+"""… in so many commits too many of somebody."""
+TAKEN_BACK_IN = 10.0
+"""Simulated time after which nobody may remember it any more: the leader tells the others, too, and
+each of them is asked about it once a second."""
 
 MOMENTS: dict[str, Callable[[SimulatedDisk], bool]] = {
     "seal": lambda disk: bool(disk._seals),
@@ -118,6 +133,40 @@ def _calm(plan: Plan, random: Random) -> None:
     plan.network.sync = plan.network.latency = 0.001
     plan.clients.clients, plan.clients.outstanding = 5, 5
     plan.clients.patience, plan.clients.seek = 30.0, 0.2
+
+
+def exaggerate(world: World) -> None:
+    """Perhaps have the leader believe too much of somebody, and demand that all forget it.
+
+    Believed for good, such a number would have the server refuse its newest directory when it
+    starts the next time (docs/design/old-copies.md). The damaged frame comes when all faults are
+    over: whoever is down while it comes cannot know of it.
+    """
+    random = Random(f"exaggerated {world.plan.seed}")
+    servers = [n.server for n in world.nodes.values() if n.server and n.server.is_member]
+    leader = next((server for server in servers if server._serves()), None)
+    if random.random() >= EXAGGERATED or not world.plan.demands_progress or leader is None:
+        return
+    if "MAX_COUNT_JUMP" in world.plan.bounds or len(servers) < 2:
+        return
+    me = leader.settings.server
+    one = random.choice([s.settings.server for s in servers if s.settings.server != me])
+    amount = random.choice(TOO_MUCH)
+    disk = world.watch.disks[one]
+    world.note(me, "is told of %d commits of server %d, which has %d", amount, one, disk.count)
+    world.watch.told[one, disk.incarnation] = disk.count + amount
+    leader.disks.note_count(one, disk.count + amount)
+    world.faults["exaggerated"] += 1
+    end = world.now + TAKEN_BACK_IN
+    servers = [server for server in servers if server.is_voter]  # (nobody asks a learner)
+    while wrong := _who_believes_it(world, servers, one):
+        told = f"servers {wrong} still remember commits of server {one} that never were"
+        require(world.advance() and world.now < end, "counts are taken back", "%s", told)
+
+
+def _who_believes_it(world: World, servers: list[PaxosServer], one: int) -> list[int]:
+    most = world.watch.disks[one].count
+    return [s.settings.server for s in servers if s.disks.counts.get(one, 0) > most]
 
 
 class KeptFrames:

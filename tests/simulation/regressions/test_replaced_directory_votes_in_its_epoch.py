@@ -1,8 +1,8 @@
 """The simulator took a sound vote for one that nobody gave.
 
-A directory that was replaced by a CONFIG ran on. Two others knew nothing of that CONFIG, confirmed it
-with good reason and remembered its commits, as it promised to one of them in the epoch before: no
-majority of that epoch lacks the CONFIG, so nothing comes of it. But its books were kept by nobody.
+A directory that was replaced by a CONFIG ran on. Two others knew nothing of that CONFIG, confirmed
+it with good reason and remembered its commits, as it promised to one of them in the epoch before:
+no majority of that epoch lacks the CONFIG, so nothing comes of it. But nobody kept its books.
 
 Found by the simulator, cut down by it from seed 971651 about rarities.
 """
