@@ -70,8 +70,9 @@ class _Store(Protocol):
 class Mirror(Reflection):
     """A mapping that follows the keys with a prefix; made by `Client.mirror`.
 
-    A thread of its own keeps it up to date, with each revision at once. Threads may share it. A
-    forked child has what it held then: nobody follows there, and `wait` says so.
+    A thread of its own keeps it up to date, with each revision at once. Threads may share it. Once
+    it is thrown away, the thread ends within a second. A forked child has what it held then: nobody
+    follows there, and `wait` says so.
     """
 
     def __init__(self, store: _Store, prefix: Key) -> None:
@@ -81,7 +82,9 @@ class Mirror(Reflection):
         self._error: PaxonError | None = None
         self._closed = False
         self._watch = self._begin()
-        self._thread = threading.Thread(target=self._run, name="paxon mirror", daemon=True)
+        self._thread = threading.Thread(
+            target=_follow, args=(weakref.ref(self),), name="paxon mirror", daemon=True
+        )
         self._thread.start()
         _mirrors[id(self)] = self  # (a mapping has no hash)
 
@@ -140,29 +143,20 @@ class Mirror(Reflection):
             "new one in this process"
         )
 
-    def _run(self) -> None:
-        while self._error is None:
-            error: PaxonError | None = None
-            try:
-                self._follow_once()
-            except PaxonError as ended:
-                error = ended
-            with self._changed:
-                if isinstance(error, ClientClosed):
-                    error = ClientClosed("the mirror is closed")
-                self._error = error
-                self._changed.notify_all()
-
-    def _follow_once(self) -> None:
+    def _take(self, events: Iterable[Event], error: PaxonError | None) -> None:
+        """What has happened since, or how following ended."""
         try:
-            events = self._watch.batch(_MARK_SECONDS)
-        except Compacted:
-            self._begin_again()
-            return
-        except TimeoutError:
-            events = []
+            if isinstance(error, Compacted):
+                error = None
+                self._begin_again()
+        except PaxonError as ended:
+            error = ended
         with self._changed:
             self.follow(events, self._watch.revision)
+            if isinstance(error, ClientClosed):
+                error = ClientClosed("the mirror is closed")
+            self._error = error
+            self._changed.notify_all()
 
     def _begin_again(self) -> None:
         """It was away for longer than history reaches back, and may still be."""
@@ -172,6 +166,23 @@ class Mirror(Reflection):
                 break
         if self._closed:  # meanwhile, and maybe the watch before this one alone
             self._watch.close()
+
+
+def _follow(of: weakref.ref[Mirror]) -> None:
+    """Keep a mirror up to date for as long as anybody holds it: while it waits, this does not."""
+    while (mirror := of()) is not None and mirror._error is None:
+        watch = mirror._watch
+        events: list[Event] = []
+        error: PaxonError | None = None
+        del mirror
+        try:
+            with contextlib.suppress(TimeoutError):
+                events = watch.batch(_MARK_SECONDS)
+        except PaxonError as ended:
+            error = ended
+        if (mirror := of()) is not None:
+            mirror._take(events, error)
+        del mirror
 
 
 _mirrors: weakref.WeakValueDictionary[int, Mirror] = weakref.WeakValueDictionary()

@@ -294,6 +294,17 @@ def test_a_mirror_shows_no_revision_in_part(kv: Client, other: Client) -> None:
         mirror.wait(lambda mirror: mirror["m/a"] == b"199", SOON)
 
 
+def test_a_mirror_that_is_thrown_away_leaves_no_thread(kv: Client) -> None:
+    """As a watch or a lease leaves nothing behind; one made for each request would add up."""
+    mirror = kv.mirror("m/")
+    thread = mirror._thread
+    mirror.wait(lambda mirror: mirror.revision >= 0)
+    del mirror
+    gc.collect()
+    thread.join(SOON)
+    assert not thread.is_alive()
+
+
 def test_a_mirror_moves_on_while_nothing_happens_to_its_keys(kv: Client, other: Client) -> None:
     with kv.mirror("m/") as mirror:
         revision = other.put("elsewhere", b"")
