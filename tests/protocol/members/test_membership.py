@@ -169,6 +169,30 @@ def test_the_leader_goes_on_at_once_if_it_stays() -> None:
     assert cluster.servers[1].role == "leader" and cluster.epochs(1) == [1]
 
 
+def test_who_knows_the_seal_tells_of_it_again_at_each_heartbeat() -> None:  # M9
+    cluster = serving()
+    cluster.change(1, 1, 2, 3, 4)
+    cluster.deliver(P2A)
+    cluster.deliver(P2B)
+    for _ in range(3):
+        assert cluster.sent(Sealed, 1) and cluster.epochs(1, 2, 3) == [1, 0, 0]
+        cluster.drop()
+        cluster.clock.now += cluster.servers[1].settings.heartbeat_interval
+        cluster.step(1)
+
+
+def test_leases_of_an_epoch_bind_nobody_in_the_next() -> None:  # M10
+    cluster = serving(policy="stable")
+    cluster.query(1, 1, "lease")
+    cluster.stabilize()
+    cluster.pass_time(0.1)
+    assert all(cluster.servers[s]._lease_may_hold() for s in (2, 3))
+    cluster.change(1, 2, 3)
+    cluster.stabilize()  # no time passes
+    assert {cluster.servers[s].role for s in (2, 3)} == {"leader", "follower"}
+    assert cluster.epochs(2, 3) == [1, 1]
+
+
 def test_nothing_is_proposed_with_a_config_or_above_it() -> None:  # M5
     cluster = serving()
     session = cluster.told_session()
@@ -617,6 +641,19 @@ def test_no_read_waits_for_a_round_that_begins_after_the_proposal() -> None:  # 
     assert not reign_of(cluster.servers[1]).reads.waiting
     cluster.stabilize()  # it is answered in the next epoch
     assert [answer.id for answer in cluster.answers()] == [5]
+
+
+def test_a_read_that_waits_for_a_later_round_waits_for_the_next_epoch() -> None:  # M6
+    cluster = serving()
+    reign = reign_of(cluster.servers[1])
+    cluster.query(1, 5)
+    cluster.query(1, 6)  # for the round after the one that has begun
+    begun = reign.rounds.last
+    assert sorted(number > begun for number, *_ in reign.reads.waiting) == [False, True]
+    cluster.change(1, 1, 2, 4)
+    assert [number > begun for number, *_ in reign.reads.waiting] == [False]
+    cluster.stabilize()
+    assert sorted(answer.id for answer in cluster.answers()) == [5, 6]
 
 
 # --- a slot of its own ---------------------------------------------------------------------------
