@@ -15,6 +15,7 @@ from loguru import logger
 from tests.faults.changes import changes, kills
 from tests.faults.coordination import claims, coordination
 from tests.faults.disks import (
+    deleted_files,
     disk_full,
     flipped_byte,
     no_small_disks,
@@ -30,13 +31,13 @@ from tests.faults.networks.namespaces import no_namespaces, no_netem
 from tests.faults.networks.network import RelayedCluster
 from tests.faults.pauses import pauses
 from tests.faults.scenarios import SCENARIOS
-from tests.faults.surroundings import surroundings
+from tests.faults.surroundings import streams, surroundings
 from tests.faults.trial import Outcome
 
 OTHERS = (
-    "pauses", "crowds", "surroundings", "disk-full", "outgrown-disks", "tight-disks",
-    "flipped-byte", "by-kernel", "netem", "names", "clocks", "coordination", "claims", "members",
-    "member-kills",
+    "pauses", "crowds", "surroundings", "streams", "disk-full", "outgrown-disks", "tight-disks",
+    "deleted-files", "flipped-byte", "by-kernel", "netem", "names", "clocks", "coordination",
+    "claims", "members", "member-kills",
 )  # fmt: skip
 """Those that make their own cluster; the others get one behind the relay."""
 
@@ -56,6 +57,7 @@ def runs(directory: Path, long: bool, seconds: float = 0.0) -> Iterator[tuple[st
     yield "pauses", "", lambda: [pauses(directory, long)]
     yield "crowds", "", lambda: [crowds(name, directory / "crowds", long) for name in CROWDS]
     yield "surroundings", "", lambda: [surroundings(directory, long)]
+    yield "streams", "", lambda: [streams(directory, long)]
     yield "disk-full", no_small_disks(), lambda: [disk_full(directory, long)]
     yield "outgrown-disks", no_small_disks(), lambda: [outgrown_disks(directory, long)]
     yield (
@@ -67,6 +69,7 @@ def runs(directory: Path, long: bool, seconds: float = 0.0) -> Iterator[tuple[st
             tight_disks_with_one_down(directory, long),
         ],
     )
+    yield "deleted-files", "", lambda: [deleted_files(directory, long)]
     yield "flipped-byte", "", lambda: [flipped_byte(directory, long)]
     yield "by-kernel", no_namespaces(), lambda: partitions_by_kernel(directory / "kernel", long)
     yield "netem", no_netem(), lambda: [weather_by_kernel(directory / "netem", long)]

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from paxon.actors import ServerId
@@ -19,9 +19,11 @@ from paxon.kvstore import Client, Overloaded, PaxonError
 from paxon.kvstore.cluster.local_cluster import ClusterError
 from tests.cluster.helpers import wait_until
 from tests.faults.networks.network import RelayedCluster
+from tests.faults.pauses import PlainCluster
 from tests.faults.trial import Outcome, Trial
 
 __all__ = [
+    "deleted_files",
     "disk_full",
     "flipped_byte",
     "no_small_disks",
@@ -206,6 +208,46 @@ def write_until_it_fails(cluster: RelayedCluster, victim: ServerId) -> None:
                 return
             client.put(f"filler/{number % 4}", bytes(100_000))
     raise AssertionError(f"server {victim} goes on with a full disk")
+
+
+# --- files that are gone -------------------------------------------------------------------------
+
+
+def deleted_files(directory: Path, long: bool) -> Outcome:
+    """Under load a server's directory, or its database, is moved away: it stops and says so.
+
+    It comes back with an empty directory, as the sentence says.
+    """
+    data = directory / "deleted"
+    with PlainCluster(3, data) as cluster:
+        with Trial("deleted-files", cluster, directory, long=long) as trial:
+            for turn in range(trial.sized(2, 20)):
+                leads = turn % 2 == 0
+                victim = cluster.leader() if leads else trial.draw.choice(trial.followers())
+                place = data / f"server-{victim}"
+                gone = place if trial.draw.random() < 0.5 else place / "paxon.db"
+                gone.rename(data / f"gone-{turn}")
+                trial.fault()
+                wait_until(partial(_says_what_is_gone, cluster, victim), f"{gone} is missed")
+                trial.load.wait_for_more(100)
+                shutil.rmtree(place, ignore_errors=True)
+                cluster.restart(victim, rejoin=True)
+                wait_until(partial(_votes, cluster, victim), f"server {victim} votes again")
+                trial.load.wait_for_more(100)
+        return trial.verify()
+
+
+def _says_what_is_gone(cluster: PlainCluster, victim: ServerId) -> bool:
+    row = cluster.status()[victim - 1]
+    if row.state != "failed":
+        return False
+    assert "was deleted or replaced while this server ran" in row.reason, row.reason
+    return True
+
+
+def _votes(cluster: PlainCluster, server: ServerId) -> bool:
+    reply = cluster.status()[server - 1].reply
+    return reply is not None and reply.part == "voter" and not reply.waits_for
 
 
 # --- a flipped byte ------------------------------------------------------------------------------

@@ -38,6 +38,8 @@ T = TypeVar("T")
 _CLONE_NEWNS = 0x00020000
 """From <sched.h>."""
 _PEER_PORT, _CLIENT_PORT = 7110, 7120
+_SMALL_RANGE = "7105 7205"
+"""The ports from which connections may go out; the servers' are among them."""
 
 
 # --- names ---------------------------------------------------------------------------------------
@@ -57,6 +59,8 @@ def _among_own_names(hosts: Path, work: Callable[[], T]) -> T:
             subprocess.run(command, check=True, capture_output=True)
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
+        # Who dials a dead server's port is soon given that very port by the kernel.
+        Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(_SMALL_RANGE, encoding="ascii")
         return work()
 
     hosts.touch()

@@ -1,4 +1,4 @@
-"""What the program around a cluster does: ignores SIGCHLD, forks, has a log sink that blocks."""
+"""What is around servers: SIGCHLD ignored, forks, a log sink that blocks, a stderr that is full."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ import contextlib
 import multiprocessing.util
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import loguru
 
+from paxon.actors import ServerId
+from tests.cluster.helpers import PAXON, environment
+from tests.cluster.test_surroundings import STDERR
+from tests.faults.flooding.crowds import LimitedCluster
 from tests.faults.networks.network import RelayedCluster
 from tests.faults.trial import Outcome, Trial
 
-__all__ = ["surroundings"]
+__all__ = ["streams", "surroundings"]
 
 
 @contextlib.contextmanager
@@ -74,4 +80,47 @@ def surroundings(directory: Path, long: bool) -> Outcome:
                 trial.load.wait_for_more(50)
                 cluster.restart(victim)
                 trial.load.wait_for_more(50)
+        return trial.verify()
+
+
+class _Streamed(LimitedCluster):
+    """The stderr of each server leads elsewhere: it is closed, nobody reads it, or it is full."""
+
+    def __enter__(self) -> Self:
+        self._ends = contextlib.ExitStack()
+        for server, ends in zip(self.servers, STDERR.values(), strict=True):
+            self.start(server, self._ends.enter_context(contextlib.contextmanager(ends)()))
+        return self
+
+    def start(self, server: ServerId, stderr: int) -> None:
+        command = [*PAXON, "server", "--cluster", str(self._file), "--id", str(server)]
+        self.processes.append(
+            subprocess.Popen(
+                command, stdout=subprocess.DEVNULL, stderr=stderr if stderr >= 0 else None,
+                env=environment(), cwd=self._directory,
+                preexec_fn=(lambda: os.close(2)) if stderr < 0 else None,  # noqa: PLW1509
+            )
+        )  # fmt: skip
+
+    def __exit__(self, *exception: object) -> None:
+        super().__exit__(*exception)
+        self._ends.close()
+
+
+def streams(directory: Path, long: bool) -> Outcome:
+    """Servers serve and stop in order wherever their stderr leads, and what they log goes there."""
+    with (
+        _Streamed(directory / "streams", 1024) as cluster,
+        Trial("streams", cluster, directory, long=long) as trial,
+    ):
+        trial.load.wait_for_more(trial.sized(200, 5000), seconds=60)
+        for server, process in zip(cluster.servers, cluster.processes, strict=True):
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0, f"server {server} does not stop in order"
+            trial.fault()
+            ends = list(STDERR.values())[server - 1]
+            with contextlib.contextmanager(ends)() as stderr:
+                cluster.start(server, stderr)
+                trial.load.wait_for_more(50, seconds=60)
+                cluster.processes[server - 1] = cluster.processes.pop()
         return trial.verify()

@@ -11,6 +11,7 @@ from paxon.kvstore import PaxonError
 from tests.faults.changes import changes, kills
 from tests.faults.coordination import claims, coordination
 from tests.faults.disks import (
+    deleted_files,
     disk_full,
     flipped_byte,
     no_small_disks,
@@ -24,7 +25,7 @@ from tests.faults.kernel_scenarios import partitions_by_kernel, weather_by_kerne
 from tests.faults.networks.namespaces import no_namespaces, no_netem
 from tests.faults.networks.network import RelayedCluster
 from tests.faults.scenarios import OUTSIDE, SCENARIOS
-from tests.faults.surroundings import surroundings
+from tests.faults.surroundings import streams, surroundings
 from tests.faults.trial import Outcome
 from tests.soak import SOAK, sized
 
@@ -85,6 +86,15 @@ def test_a_crowd_takes_no_server_down(name: str, tmp_path: Path) -> None:
 
 def test_what_the_program_around_a_cluster_does_is_survived(tmp_path: Path) -> None:
     judge(surroundings(tmp_path, SOAK))
+
+
+@pytest.mark.skipif(not SOAK, reason="each by itself: tests/cluster/test_surroundings")
+def test_servers_stop_in_order_wherever_their_stderr_leads(tmp_path: Path) -> None:
+    judge(streams(tmp_path, SOAK))
+
+
+def test_files_that_are_moved_away_are_missed(tmp_path: Path) -> None:
+    judge(deleted_files(tmp_path, SOAK))
 
 
 def test_full_disks_are_survived(tmp_path: Path) -> None:
