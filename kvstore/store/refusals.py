@@ -6,8 +6,9 @@ from paxon.kvstore.store.operations import Refused, Result, refusal, split_refus
 
 __all__ = ["LOOK_BYTES", "Refusal", "Room", "TooLong"]
 
-LOOK_BYTES = 64
-"""What looking at a key counts for in the room of a reply, though it is not answered."""
+LOOK_BYTES = 256
+"""What looking at a key counts for in the room of a reply, though it is not answered: it takes a
+microsecond or two. Part of the format."""
 
 _LONG_REPLY = split_refusal()
 

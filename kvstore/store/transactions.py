@@ -31,7 +31,7 @@ __all__ = ["MAX_COMPARED", "Bounds", "Transaction", "check_put", "one_put"]
 
 MAX_COMPARED = 10_000
 """Keys that the comparisons of a transaction look at. Part of the format."""
-_MOST_LOOKED = 16 << 20
+_MOST_LOOKED = 64 << 20
 """What they may count for that a transaction looks at and does not answer. Part of the format."""
 _RELATIONS: dict[Relation, Callable[[Any, Any], bool]] = {
     "=": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt,

@@ -30,6 +30,7 @@ from paxon.kvstore.store.operations import (
     is_refusal,
     is_split,
 )
+from paxon.kvstore.store.refusals import LOOK_BYTES
 from paxon.kvstore.store.store import KVStore
 
 KEYS, TIMES, ROOM = 2000, 400, 1 << 20
@@ -110,7 +111,9 @@ def test_so_much_is_looked_for_in_vain_and_no_more(kind: str, looked: Callable[[
         run(store, *(Grant(number, 60_000) for number in range(3, KEYS)))
     before = looked()
     results = run(store, *[IN_VAIN[kind]] * TIMES)
-    assert looked() - before < 3 * ROOM // 64, "as many as have room, as many in vain, and one"
+    assert looked() - before < 3 * KEYS + 3 * ROOM // LOOK_BYTES, (
+        "as many as have room, as many in vain, and one"
+    )
     refused = [is_split(result) for result in results]
     assert refused[0] is False and refused[-1] is True and refused == sorted(refused)
     again = run(store, IN_VAIN[kind])
