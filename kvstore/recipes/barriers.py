@@ -1,9 +1,10 @@
 """How so many come together, and leave together. No I/O.
 
 Each that has come is a key below `members/`, which goes with a lease of its own. Whoever sees that
-all are there makes sure of the key `ready`: that lets in those who were cut off meanwhile, and
-keeps out those who come later. Its revision tells one meeting from the next. The last to leave
-removes it, or the next to come if nobody was left to do so.
+all are there makes sure of the key `ready`. Its value is a revision in which they were: that lets
+in those who were cut off meanwhile, and keeps out those who come later. Its own revision tells one
+meeting from the next. The last to leave removes it, or the next to come if nobody was left to do
+so.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from paxon.kvstore.client.arguments import Key, check_key
-from paxon.kvstore.client.calls.answers import Entry
+from paxon.kvstore.client.calls.answers import Entry, RangeResult
 from paxon.kvstore.client.calls.calls import Delete, Put, Range, Txn, TxnOperation
 from paxon.kvstore.client.calls.comparing import Comparing
 from paxon.kvstore.client.watches.events import Event
@@ -72,7 +73,8 @@ class _Arrivals(Until):
     def __init__(self, hall: Hall, own: str, members: Iterable[str], revision: int) -> None:
         self._hall, self._own, self._members = hall, own, set(members)
         self.wanted = Events(revision, [prefix_span(check_key(hall.base))])
-        self.full = False
+        self.full = 0
+        """The last revision in which all were there; 0: none yet."""
 
     def over(self, events: Iterable[Event], _looked: Result = None) -> bool:
         over = False
@@ -84,63 +86,83 @@ class _Arrivals(Until):
                 over = over or event.key == self._own
             elif event.key == self._hall.key(event.lease) and event.value == self._hall.value:
                 self._members.add(event.key)
-                self.full = self.full or len(self._members) >= self._hall.parties
-        return over or self.full
+                if len(self._members) >= self._hall.parties:
+                    self.full = event.revision
+        return over or self.full > 0
 
 
 class _Departures(Until):
-    """Until nobody is there, or `ready` is gone."""
+    """Until nobody is there: before that, nobody removes `ready` or comes."""
 
     def __init__(self, hall: Hall, members: Iterable[str], revision: int) -> None:
-        self._hall, self._members = hall, set(members)
-        self.wanted = Events(revision, [prefix_span(check_key(hall.base))], puts=False)
+        self._members = set(members)
+        self.wanted = Events(revision, [prefix_span(check_key(hall.prefix))], puts=False)
 
     def over(self, events: Iterable[Event], _looked: Result = None) -> bool:
-        gone = {event.key for event in events}
-        self._members -= gone
-        return not self._members or self._hall.ready in gone
+        self._members -= {event.key for event in events}
+        return not self._members
 
 
 def meet(hall: Hall, number: int) -> Plan[Meeting]:
     """Come under a lease, and wait until all are there."""
-    key = hall.key(number)
+    while True:
+        fence, found = yield from _come(hall, number)
+        first = hall.contenders(found)[0]
+        if first.value != hall.value:
+            raise InvalidRequest(
+                f"{hall.kind} {hall.name!r} is for {first.value.decode()} to others who are there, "
+                f"not for {hall.parties}"
+            )
+        meeting = yield from _wait(hall, number, fence, found)
+        if meeting:
+            return fence, meeting
+
+
+def _come(hall: Hall, number: int) -> Plan[tuple[int, RangeResult]]:
+    """Come as soon as the last meeting is over: the revision, and who is there."""
     who = Range(prefix=hall.prefix)
-    come: list[TxnOperation] = [Put(key, hall.value, lease=number), who]
-    while True:  # the last meeting may not be over
+    come: list[TxnOperation] = [Put(hall.key(number), hall.value, lease=number), who]
+    while True:
         done = yield Txn(
             [Comparing.version(hall.ready) == 0],
             come,
             [Txn([hall.nobody], [Delete(hall.ready), *come], [who])],
         )
-        if done.succeeded or done.results[0].succeeded:
-            break
-        yield _Departures(hall, [each.key for each in done.results[0].results[0]], done.revision)
-    fence: int = done.revision
+        came = done if done.succeeded else done.results[0]
+        if came.succeeded:
+            return done.revision, came.results[-1]
+        yield _Departures(hall, [each.key for each in came.results[0]], done.revision)
+
+
+def _wait(hall: Hall, number: int, fence: int, found: RangeResult) -> Plan[int]:
+    """Wait until all are there; the revision of `ready`. 0: all were there before one came."""
+    key = hall.key(number)
     mine = Comparing.created(key) == fence
-    found = (done if done.succeeded else done.results[0]).results[-1]
-    first = hall.contenders(found)[0]
-    if first.value != hall.value:
-        raise InvalidRequest(
-            f"{hall.kind} {hall.name!r} is for {first.value.decode()} to others who are there, "
-            f"not for {hall.parties}"
-        )
     here = hall.agreeing(found)
-    full = len(here) >= hall.parties
-    while True:
-        if full:
-            ensure = Txn([Comparing.version(hall.ready) == 0], [Put(hall.ready, "")])
-            done = yield Txn([mine], [ensure, Range(hall.ready)])
-            if done.succeeded:
-                return fence, done.results[1].entries[0].created
-            raise (yield from why_gone(hall, number))
+    full = found.revision if len(here) >= hall.parties else 0
+    while not full:
         arrivals = _Arrivals(hall, key, [each.key for each in here], found.revision)
         yield arrivals
-        done = yield Txn([mine], [Range(hall.ready), who])
+        done = yield Txn([mine], [Range(hall.ready), Range(prefix=hall.prefix)])
         if not done.succeeded:
             raise (yield from why_gone(hall, number))
         ready, found = done.results
         here = hall.agreeing(found)
-        full = arrivals.full or bool(ready.count) or len(here) >= hall.parties
+        full = found.revision if len(here) >= hall.parties else arrivals.full
+        if ready.count and not full:
+            told = ready.entries[0].value
+            full = int(told) if told.isdigit() else fence  # (somebody else's: it lets all in)
+            if full < fence:  # those who meet may wait for all to leave
+                done = yield Txn([mine], [Delete(key)])
+                if not done.succeeded:
+                    raise (yield from why_gone(hall, number))
+                return 0
+    ensure = Txn([Comparing.version(hall.ready) == 0], [Put(hall.ready, b"%d" % full)])
+    done = yield Txn([mine], [ensure, Range(hall.ready)])
+    if not done.succeeded:
+        raise (yield from why_gone(hall, number))
+    meeting: int = done.results[1].entries[0].created
+    return meeting
 
 
 def part(hall: Hall, meeting: int, *, wait: bool) -> Plan[None]:

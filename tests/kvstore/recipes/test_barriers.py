@@ -175,10 +175,37 @@ def test_who_was_cut_off_while_all_were_there_goes_on_too(cluster: MemoryCluster
 
 def test_who_waits_sees_by_itself_that_all_are_there() -> None:
     """Whoever came last may have died before it said so."""
+    arrivals = waiting()
+    assert not arrivals.over([come(2)]) and arrivals.over([come(3)]) and arrivals.full == 3
+    arrivals = waiting()
+    assert arrivals.over([come(2), come(3), end(2), end(3), come(4)]) and arrivals.full == 3
+
+
+def test_who_waits_looks_again_once_its_place_is_lost_or_others_go_on() -> None:
+    assert waiting().over([end(1), end(2)])
+    assert waiting().over([Event("put", "go/.barrier/ready", b"3", 4, 4, 1, 0), end(2)])
+
+
+def test_nothing_else_ends_waiting() -> None:
+    others = [come(2), end(2), come(3), come(4, b"2"), come(5, key="go/.barrier/members/note")]
+    arrivals = waiting()
+    assert not arrivals.over(others) and not arrivals.full
+    assert arrivals.over([come(6)])
+
+
+def waiting() -> _Arrivals:
+    """The first of three at a barrier waits for the others."""
     hall = Hall("go", "barrier", 3, 5.0)
-    arrivals = _Arrivals(hall, hall.key(1), [hall.key(1)], 1)
-    come = [Event("put", hall.key(n), hall.value, n, n, 1, n) for n in (2, 3)]
-    assert not arrivals.over(come[:1]) and arrivals.over(come[1:]) and arrivals.full
+    return _Arrivals(hall, hall.key(1), [hall.key(1)], 1)
+
+
+def come(number: int, value: bytes = b"3", *, key: str = "") -> Event:
+    key = key or f"go/.barrier/members/{number:x}"
+    return Event("put", key, value, number, number, 1, number)
+
+
+def end(number: int) -> Event:
+    return Event("delete", f"go/.barrier/members/{number:x}", b"", number + 10, 0, 0, 0)
 
 
 class Party:
@@ -228,6 +255,27 @@ class Party:
         """And its lease ends."""
         do(self.store, Revoke(self.number))
         self.state = "dead"
+
+
+def test_who_comes_once_all_were_there_waits_for_the_next_meeting() -> None:
+    """Two of three die, and somebody new comes, before the one who is left goes on."""
+    store, hall = KVStore(), Hall("go", "double barrier", 3, 10)
+    left, *dying = everybody = [Party(store, hall, number) for number in (1, 2, 3)]
+    assert all(each.go_on() for each in everybody)
+    for each in dying:
+        each.die()
+    late = Party(store, hall, 4)
+
+    def go_on(*those: Party) -> list[str]:
+        while any(each.go_on() for each in those):
+            pass
+        return [each.state for each in those]
+
+    assert late.go_on() and go_on(left, late) == ["inside", "meeting"]
+    left.leave()
+    assert go_on(left) == ["gone"]  # it does not wait for who was never inside
+    more = [Party(store, hall, number) for number in (5, 6)]
+    assert go_on(late, *more) == ["inside"] * 3
 
 
 @pytest.mark.parametrize("seed", range(20))
