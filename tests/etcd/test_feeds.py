@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from paxon.kvstore.errors import ClientClosed
 from paxon.kvstore.etcd.feeds import MOST_WAITING, Feeds, Gone, Subscription
 from paxon.kvstore.etcd.front import Front
 from paxon.kvstore.etcd.messages import message
@@ -112,6 +113,40 @@ def test_who_joins_later_is_not_told_what_happened_before() -> None:
     told(story)
 
 
+def test_who_comes_behind_what_the_others_were_told_misses_nothing() -> None:
+    """It was told how far the store is, and something happened before it could watch."""
+
+    async def story(kv: AsyncClient, feeds: Feeds) -> None:
+        early = begin(feeds, await kv.put("k", b"0"))
+        at = await kv.put("k", b"1")
+        assert await take(early, 1) == [b"1"]
+        late = begin(feeds, at - 1)
+        assert await take(late, 1) == [b"1"]
+        early.close()
+        late.close()
+
+    told(story)
+
+
+def test_an_event_tells_what_was_there_before_and_of_what_is_deleted_the_key() -> None:
+    async def story(kv: AsyncClient, feeds: Feeds) -> None:
+        watch = begin(feeds, await kv.put("k", b"0"), previous=True)
+        await kv.put("k", b"1")
+        await kv.delete("k")
+        events: list[Any] = []
+        while len(events) < 2:
+            events += (await watch.next()).events
+            watch.taken()
+        put, deleted = events
+        assert (put.kv.value, put.prev_kv.value) == (b"1", b"0")
+        assert (deleted.kv.key, deleted.kv.value, deleted.type) == (b"k", b"", 1)
+        assert deleted.kv.mod_revision == put.kv.mod_revision + 1
+        assert deleted.prev_kv.value == b"1"
+        watch.close()
+
+    told(story)
+
+
 def test_who_asks_for_the_past_reads_it_by_itself() -> None:
     async def story(kv: AsyncClient, feeds: Feeds) -> None:
         at = [await kv.put("k", b"%d" % n) for n in range(3)]
@@ -144,6 +179,39 @@ def test_who_takes_nothing_goes_on_by_itself_and_misses_nothing() -> None:
         assert before < idle.position
         idle.close()
         busy.close()
+
+    told(story)
+
+
+def test_how_far_a_watch_has_told_says_nothing_of_what_waits_to_be_passed_on() -> None:
+    """A client that came back from there would miss it."""
+
+    async def story(kv: AsyncClient, feeds: Feeds) -> None:
+        at = await kv.put("k", b"0")
+        slow, busy = begin(feeds, at), begin(feeds, at)
+        past = begin(feeds, at, current=False)
+        last = await kv.put("k", b"1")
+        assert await take(busy, 1) == [b"1"]
+        await past.next()
+        assert (slow.position, past.position) == (at, at)
+        for watch in (slow, past):
+            assert await take(watch, 1) == [b"1"]
+        assert min(watch.position for watch in (slow, busy, past)) >= last
+        for watch in (slow, busy, past):
+            watch.close()
+
+    told(story)
+
+
+def test_who_waits_hears_of_the_end_of_the_client() -> None:
+    async def story(kv: AsyncClient, feeds: Feeds) -> None:
+        watch = begin(feeds, await kv.put("k", b"0"))
+        waiting = asyncio.create_task(watch.next())
+        await asyncio.sleep(0)
+        await kv.close()
+        with pytest.raises(ClientClosed):
+            await waiting
+        watch.close()
 
     told(story)
 

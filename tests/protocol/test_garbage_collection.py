@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from itertools import pairwise
 
 import pytest
 
@@ -18,7 +19,7 @@ from paxon.actors.messages import (
     SnapshotRequest,
 )
 from paxon.actors.records.reign import Progress
-from tests.harness import Cluster, reign_of, value_of
+from tests.harness import Cluster, Register, reign_of, value_of
 from tests.messages import beat
 
 
@@ -179,6 +180,8 @@ def test_a_snapshot_travels_in_bounded_pieces_and_goes_on_where_it_stopped() -> 
             pieces.append(chunk.offset)
             if len(pieces) == 3:
                 cluster.drop(SnapshotChunk)  # one is lost: asked for again, not all from the start
+                cluster.servers[3].snapshotting.take()  # it is far behind its own
+                assert not cluster.storages[3].taking_snapshot, "the disk need not hold both"
         cluster.deliver()
         cluster.clock.now += 0.01
         for server in cluster.ids:
@@ -229,16 +232,66 @@ def test_an_offer_that_cannot_be_is_malformed(offer: tuple[int, int, int]) -> No
     assert cluster.servers[3].describe().counters["malformed_messages"] == 1
 
 
-def test_one_for_which_there_is_no_room_is_taken_up_later(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("room", "longest"), [(1 << 40, 60.0), (0, 4.0)])
+def test_one_that_could_not_be_kept_is_taken_up_later(
+    monkeypatch: pytest.MonkeyPatch, room: int, longest: float
+) -> None:
+    """Later each time it fails; sooner where nothing else makes room for the log."""
     cluster = ran(2)
+    cluster.storages[3].room = room
+    offer, asked = SnapshotOffer(5, 9, 0), [SnapshotRequest(5, 0)]
     with monkeypatch.context() as full:
         full.setattr(cluster.storages[3], "receive_snapshot", lambda *_arguments: -1)
-        cluster.hand(3, 1, SnapshotOffer(5, 9, 0))
-    cluster.hand(3, 1, SnapshotOffer(5, 9, 0))
-    assert cluster.sent(SnapshotRequest) == []
-    cluster.clock.now += 3600.0
-    cluster.hand(3, 1, SnapshotOffer(5, 9, 0))
-    assert cluster.sent(SnapshotRequest) == [SnapshotRequest(5, 0)]
+        for _ in range(8):
+            cluster.clock.now += 3600.0
+            cluster.hand(3, 1, offer)
+    for seconds, expected in ((longest - 0.1, []), (0.2, asked)):
+        cluster.clock.now += seconds
+        cluster.drop()
+        cluster.hand(3, 1, offer)
+        assert cluster.sent(SnapshotRequest) == expected
+
+
+def test_a_snapshot_that_fails_is_tried_again_later_each_time() -> None:
+    class Failing(Register):
+        def snapshot(self) -> bytes:
+            tries.append(cluster.clock.now)
+            raise RuntimeError("a bug")
+
+    tries: list[float] = []
+    cluster = Cluster(1, options={"snapshot_slots": 1}, machine=Failing).start()
+    cluster.lead(1)
+    session = cluster.open_session(1)
+    for seq in range(1, 60):
+        cluster.execute(1, session, b"a", first=seq)
+        cluster.pass_time(0.25, 0.25)
+    pauses = [later - earlier for earlier, later in pairwise(tries)]
+    assert [int(pause) for pause in pauses] == [1, 2, 4]
+
+
+def test_a_server_looks_now_and_then_whether_its_snapshot_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = ran(2, 1)
+    server, storage = cluster.servers[1], cluster.storages[1]
+    looks = 0
+
+    def writes_still() -> None:
+        nonlocal looks
+        looks += 1
+
+    with monkeypatch.context() as slow:
+        slow.setattr(storage, "poll_snapshot", writes_still)
+        server.snapshotting.take()
+        for _ in range(5):
+            cluster.step(1)
+            assert looks == 1 and server.next_deadline() > cluster.clock.now
+        cluster.pass_time(1.0)
+        assert looks == 1 + 20, "once in a heartbeat's interval"
+    assert server.describe().counters["snapshots_taken"] == 0
+    cluster.pass_time(0.1)
+    assert server.describe().counters["snapshots_taken"] == 1
+    assert storage.durable.snapshot is not None
 
 
 def test_pieces_that_arrive_after_the_slots_did_change_nothing() -> None:

@@ -450,7 +450,12 @@ def test_log_lines_are_rate_limited_per_kind_and_peer(log_lines: list[str]) -> N
     assert log_lines[2:] == [
         "Refused a frame (malformed) from a: noise (999 more like it were not logged)\n"
     ]
-    assert ledger.counters.malformed_frames == 1002
+    ledger.refuse(MalformedFrame("noise"), "a")
+    assert len(log_lines) == 3
+    now += COMPLAINT_INTERVAL
+    ledger.refuse(MalformedFrame("noise"), "a")
+    assert "(1 more like it" in log_lines[3]
+    assert ledger.counters.malformed_frames == 1004
 
 
 def test_log_lines_of_very_many_peers_are_bounded(log_lines: list[str]) -> None:
@@ -459,3 +464,41 @@ def test_log_lines_of_very_many_peers_are_bounded(log_lines: list[str]) -> None:
         ledger.refuse(MalformedFrame("noise {with braces}"), f"peer {number}")
     assert 256 <= len(log_lines) <= 260
     assert len(ledger._recent) <= 260
+
+
+def test_peers_beyond_some_share_a_line_until_others_have_been_quiet(
+    log_lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever makes up names fills neither the log nor memory."""
+    monkeypatch.setattr(intake, "_REMEMBERED_PEERS", 2)
+    now = 100.0
+    ledger = Ledger(lambda: now)
+    for peer in "abcd":
+        ledger.refuse(MalformedFrame("noise"), peer)
+    assert [line.split()[5] for line in log_lines] == ["a:", "b:", "c:"]
+    now += COMPLAINT_INTERVAL
+    for peer in "defg":
+        ledger.refuse(MalformedFrame("noise"), peer)
+    assert [line.split()[5] for line in log_lines[3:]] == ["d:", "e:", "f:"]
+
+
+def test_what_is_wrong_with_a_link_is_said_once_when_it_has_lasted(log_lines: list[str]) -> None:
+    """A server that is started again is away for a moment, too."""
+    now = 100.0
+    ledger = Ledger(lambda: now)
+
+    def said(*seconds: float, wrong: str = "it is refused") -> list[str]:
+        nonlocal now
+        before = len(log_lines)
+        for now in seconds:  # noqa: B007 (the ledger's clock)
+            ledger.lasts("server 2", wrong)
+        return log_lines[before:]
+
+    refused = ["No link to server 2: it is refused\n"]
+    assert said(100.0, 102.9) == []
+    assert said(103.0, 104.0, 200.0) == refused
+    assert said(200.0, 202.9, wrong="no such host") == []
+    assert said(203.0, wrong="no such host") == ["No link to server 2: no such host\n"]
+    assert said(204.0, wrong="") == []  # there is a link
+    assert said(300.0, 302.9) == []
+    assert said(303.0) == refused

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from paxon import Contender, LeaseExpired
+from paxon import Contender, LeaseExpired, NotAcquired, TooLarge
 from paxon.kvstore.client.calls.answers import accepted
 from paxon.kvstore.client.calls.calls import Call
 from paxon.kvstore.client.leases.requests import Grant, Revoke
 from paxon.kvstore.client.watches.events import Event
-from paxon.kvstore.recipes.contests import Contest, Look, Until, enter
+from paxon.kvstore.recipes.contests import Contest, Look, Until, enter, patience, until_of
 from paxon.kvstore.recipes.sharing import Permits, Sharing
+from paxon.kvstore.store import ranges
 from paxon.kvstore.store.operations import decode_results, encode_operations
 from paxon.kvstore.store.store import KVStore
 
@@ -228,3 +229,27 @@ def test_one_whose_own_key_is_gone_sees_it_in_the_news() -> None:
     second.revoke()
     assert second.go_on() and second.go_on()
     assert isinstance(second.error, LeaseExpired)
+
+
+def test_who_comes_when_no_more_can_be_put_in_order_is_told_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And is in nobody's way."""
+    monkeypatch.setattr(ranges, "MAX_SORTED", 2)
+    store, contest = KVStore(), Contest("a", "lock", 10.0)
+    for number in (1, 2):
+        Contending(store, contest, number).go_on()
+    with pytest.raises(TooLarge, match="lock 'a' has more contenders than can be put in order"):
+        Contending(store, contest, 3).go_on()
+    assert do(store, contest.all()).count == 2
+
+
+def test_nobody_waits_longer_than_the_time_given_or_than_its_lease_lives() -> None:
+    contest, for_ever = Contest("a", "lock", 10.0), float("inf")
+    assert patience(contest, for_ever, 3.0) == 3.0
+    assert 0.0 < patience(contest, until_of(60.0), 1000.0) <= 60.0
+    for until in (for_ever, until_of(0.0)):
+        with pytest.raises(LeaseExpired, match="lock 'a' is lost: its lease has ended"):
+            patience(contest, until, 0.0)
+    with pytest.raises(NotAcquired, match="lock 'a' was not to be had in the time given"):
+        patience(contest, until_of(0.0), 3.0)

@@ -435,6 +435,14 @@ def test_renewals_that_come_and_come_keep_nobody_waiting(slow: Cluster) -> None:
             assert len(slow.told(StatusReply, OTHER)) >= number - 1
 
 
+def test_renewals_go_before_all_else_that_their_client_asked_for(slow: Cluster) -> None:
+    slow.request(1, *[Query(n, "stale", b"10") for n in range(9)], client=FLOODER)
+    asked = [Query(1, "stale", b"1"), Renew(2, b"0"), Query(3, "stale", b"1"), Renew(4, b"0")]
+    arrives(slow, (OTHER, asked))
+    slow.pass_time(0.5)
+    assert [reply.id for reply in slow.told(QueryReply, OTHER)] == [2, 4, 1, 3]
+
+
 def test_renewals_of_several_that_flood_count_for_all_of_them(slow: Cluster) -> None:
     turns, began = slow.servers[1].reception.turns, slow.clock.now
     for client in (FLOODER, OTHER, b"third"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from paxon.actors import Execute
 from paxon.actors.disk.storage import NO_ROOM, PLENTY, SMALL_VALUE
 from paxon.actors.messages import (
     P2A,
@@ -62,6 +65,13 @@ def test_what_was_taken_in_waits_until_there_is_room() -> None:
     assert cluster.servers[1].leader == 1
 
 
+def look_for_room(cluster: Cluster) -> None:
+    """The leader does so now and then."""
+    cluster.clock.now += 0.1
+    cluster.step(1)
+    cluster.step(1)
+
+
 def test_what_waits_for_a_slot_when_room_ends_is_put_off() -> None:
     cluster, session = led()
     cluster.options["window"] = 1
@@ -69,16 +79,19 @@ def test_what_waits_for_a_slot_when_room_ends_is_put_off() -> None:
     cluster.command(1, session, 1, LARGE)
     for seq in range(2, 20):  # the window is full
         cluster.command(1, session, seq, LARGE)
+    own = server.on_local(Execute(LARGE))  # and something of this process's own
     reign = reign_of(server)
     assert reign.pending.entries
     reign.pending.costs.dear[session, 19] = reign.pending.costs.total = 5
+    look_for_room(cluster)
+    assert reign.pending.entries and cluster.reply_to(19) is None, "there is room for it"
     cluster.storages[1].room = 0
     cluster.drop(P2B)
     cluster.pass_time(0.02)
-    cluster.clock.now += 0.1
-    cluster.step(1)
-    cluster.step(1)
+    look_for_room(cluster)
     assert not reign.pending.entries and reign.pending.work == 0
+    with pytest.raises(RuntimeError, match="the servers' disks have little room"):
+        own.get(timeout=0)
     assert reply(cluster, 19).status == ReplyStatus.OVERLOADED
     cluster.storages[1].room = PLENTY
     cluster.pass_time(0.5)
@@ -218,6 +231,21 @@ def test_a_leader_for_which_no_snapshot_makes_room_hands_over_to_one_with_room()
     assert cluster.sent(Handover) == []
     assert cluster.servers[3].leader == 3
     assert reply(cluster, 2).status == ReplyStatus.OVERLOADED, "it alone is no majority"
+
+
+def test_a_leader_waits_for_the_snapshot_that_may_make_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster, session = led()
+    cluster.execute(1, session, LARGE)
+    leader, storage = cluster.servers[1], cluster.storages[1]
+    with monkeypatch.context() as slow:
+        slow.setattr(storage, "poll_snapshot", lambda: None)
+        storage.room = 0
+        cluster.pass_time(0.5)
+        assert storage.taking_snapshot and leader.describe().counters["handovers"] == 0
+    cluster.pass_time(0.5)  # it has made none
+    assert leader.describe().counters["handovers"] == 1
 
 
 def test_nobody_hands_over_where_all_disks_are_full() -> None:

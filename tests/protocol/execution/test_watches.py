@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from paxon.actors import Ballot
+from paxon.actors.limits.allowances import FRAME_BYTES
 from paxon.actors.messages import (
     P2A,
     CatchUp,
@@ -29,6 +30,7 @@ from paxon.actors.messages import (
     retry_after,
     watch_digest,
 )
+from paxon.actors.parts import watches
 from paxon.actors.records import watching
 from paxon.actors.records.watching import (
     ALL,
@@ -43,7 +45,7 @@ from paxon.actors.records.watching import (
     SHORT,
 )
 from paxon.transport import Burst
-from tests.harness import CLIENT, Cluster, Register, Wire
+from tests.harness import CLIENT, Cluster, Register, Wire, reign_of
 from tests.messages import beat
 
 OTHER = b"another client"
@@ -205,6 +207,16 @@ def test_few_of_many_watches_of_a_client_go_on_at_once() -> None:
     assert len(cluster.servers[2].watches.held) == AT_ONCE
 
 
+def test_a_watch_that_the_machine_keeps_no_longer_has_ended() -> None:
+    """Whatever it asked for, a client waits in vain for more."""
+    cluster, session = running()
+    cluster.request(2, Watch(7, b"1", answers=9))
+    cluster.execute(1, session, b"b", first=2)
+    cluster.pass_time(0.2)
+    assert told(cluster, 7) == [(ReplyStatus.OK, b"b")]
+    assert kept(cluster, 2) == 0
+
+
 def test_an_answer_does_not_overtake_what_was_said_before_it() -> None:
     """A watch that ends with it would be counted as held."""
     cluster, session = going_on(1, window=1, batch_bytes=1)
@@ -269,6 +281,19 @@ def test_all_watches_hear_of_one_command() -> None:
         assert all(told(cluster, n, client) == [(ReplyStatus.OK, b"b")] for n in range(1000))
 
 
+def test_a_watch_that_comes_with_news_for_others_keeps_it_from_nobody() -> None:
+    cluster, session = running()
+    cluster.request(2, Watch(7, b"1"))
+    cluster.command(1, session, 2, b"b")
+    cluster.deliver(P2A)
+    cluster.deliver()
+    note = CommitNote(cluster.servers[1].promised, cluster.servers[1].log.chosen_to)
+    leader = cluster.storages[1].incarnation
+    cluster.step(2, Burst(peers=[(1, leader, [note])], clients=[(OTHER, [Watch(8, b"2")])]))
+    assert told(cluster, 7) == [(ReplyStatus.OK, b"b")]
+    assert told(cluster, 8, OTHER) == []
+
+
 def test_a_server_with_watches_hears_of_a_commit_at_once() -> None:
     """Else its clients would hear of it with the next heartbeat, 25 ms later."""
     cluster, session = running()
@@ -304,12 +329,13 @@ def test_no_note_is_sent_where_a_p2a_tells_of_the_commit() -> None:
 
 def test_who_lacks_the_slot_that_a_thrifty_leader_puts_off_gets_it_before_the_note() -> None:
     cluster, session = running(thrifty_delay=0.01)
-    for seq in range(2, 40):
-        cluster.execute(1, session, b"b", first=seq)
-    cluster.pass_time(0.2)
     for server in (2, 3):
         cluster.request(server, Watch(7, b"39"))
     cluster.pass_time(0.2)
+    for seq in range(2, 40):
+        cluster.execute(1, session, b"b", first=seq)
+    cluster.pass_time(0.2)
+    assert reign_of(cluster.servers[1]).thrift.spare
     cluster.command(1, session, 40, b"last")
     arrived = []
     while cluster.packets:
@@ -355,13 +381,20 @@ def test_a_leader_that_was_cut_off_lets_go_of_its_watches() -> None:
     assert told(cluster, 7) == [(ReplyStatus.NOT_CURRENT, b"")]
 
 
-def test_a_server_that_is_far_behind_holds_none() -> None:
-    cluster, _ = running()
+def test_a_server_that_is_far_behind_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However far all of them are."""
+    assert FAR_BEHIND == 1000
+    monkeypatch.setattr(watches, "FAR_BEHIND", 2)
+    cluster, session = running()
+    cluster.execute(1, session, b"b", b"c", first=2)
+    cluster.pass_time(0.2)
     server = cluster.servers[3]
-    ballot = server.promised
-    far_ahead = beat(ballot, 1000, commit=server.log.chosen_to + FAR_BEHIND + 1)
-    cluster.request(3, Watch(7, b"1"))
-    cluster.hand(3, 1, far_ahead)
+    assert server.log.chosen_to > 2
+    cluster.request(3, Watch(7, b"3"))
+    for number, behind in enumerate((2, 3)):
+        assert told(cluster, 7) == []
+        commit = server.log.chosen_to + behind
+        cluster.hand(3, 1, beat(server.promised, 1000 + number, commit=commit))
     assert told(cluster, 7) == [(ReplyStatus.NOT_CURRENT, b"")]
 
 
@@ -566,6 +599,20 @@ def test_a_client_that_does_not_read_is_told_to_ask_again() -> None:
     cluster.pass_time(0.2)
     assert told(cluster, 7, OTHER) == [(ReplyStatus.OK, b"a")]
     assert [status for status, _ in told(cluster, 7)] == [ReplyStatus.OVERLOADED]
+
+
+def test_one_step_tells_a_client_no_more_than_fits_into_a_frame() -> None:
+    """What is beyond that it asks for again, from where it was; others are told all the same."""
+    cluster, session = going_on()
+    long = b"b" * (FRAME_BYTES // 8)
+    cluster.request(2, *(Watch(16 * n, b"1", answers=9) for n in range(1, 11)))
+    cluster.request(2, Watch(7, b"1"), client=OTHER)
+    cluster.execute(1, session, long, first=2)
+    cluster.pass_time(0.2)
+    statuses = [reply.status for reply in cluster.told(QueryReply)]
+    assert statuses == [ReplyStatus.OK] * 8 + [ReplyStatus.OVERLOADED] * 2
+    assert told(cluster, 7, OTHER) == [(ReplyStatus.OK, long)]
+    assert kept(cluster, 2) == 0
 
 
 def test_a_machine_that_fails_at_watches_stops_nobody() -> None:

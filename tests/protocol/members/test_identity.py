@@ -15,6 +15,7 @@ from paxon.actors.messages import (
     P2B,
     CatchUp,
     CatchUpRequest,
+    Heartbeat,
     HeartbeatReply,
     Introduction,
     NotLeader,
@@ -24,7 +25,7 @@ from paxon.actors.messages import (
     QueryReply,
 )
 from paxon.transport import Burst
-from tests.harness import Cluster, value_of
+from tests.harness import Cluster, reign_of, value_of
 from tests.messages import beat
 
 HIGH = Ballot(9, 2)
@@ -233,6 +234,40 @@ def test_a_second_process_with_a_live_servers_id_never_takes_its_place() -> None
     assert cluster.servers[1].disks.incarnations[2] == real
     assert cluster.servers[1].describe().counters["refused_rejoins"] >= 3
     assert cluster.servers[2].is_voter
+
+
+def test_a_directory_that_was_taken_out_is_not_named_as_one_that_waits_to_join() -> None:
+    """It does not know yet, and says that it waits; it never comes back."""
+    cluster = acquainted()
+    old = cluster.storages[2].incarnation
+    cluster.rejoining(2)
+    cluster.pass_time(3.0)
+    leader = cluster.servers[1]
+    assert leader.configuration.removed == (old,)
+    for incarnation, named in ((old, []), (cluster.new_disk(2).incarnation, [2])):
+        said = Introduction(
+            incarnation, 0, False, "test", (1, 2, 3), leader.making.made, True, joins=True
+        )
+        cluster.step(1, Burst(peers=[(2, incarnation, [said])]))
+        assert [member.server for member in leader.membership.wait_to_join()] == named
+
+
+def test_an_old_answer_does_not_say_that_a_removed_server_knows_who_leads() -> None:  # M22
+    """It would never have been told, and gone on waiting."""
+    cluster = Cluster(4, members=(1, 2, 3)).start()
+    cluster.lead(1)
+    cluster.pass_time(0.2)
+    before = cluster.servers[1].promised
+    cluster.change(1, 1, 2, 4)
+    for _ in range(8):
+        cluster.drop(Heartbeat, target=3)
+        cluster.deliver()
+    reign = reign_of(cluster.servers[1])
+    assert reign.leaving == {3} and not cluster.retired
+    cluster.hand(1, 3, HeartbeatReply(before, 1, 1))
+    assert reign.leaving == {3}
+    cluster.pass_time(0.5)
+    assert list(cluster.retired) == [3]
 
 
 def test_a_server_without_its_vote_answers_no_stale_reads() -> None:
