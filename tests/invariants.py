@@ -93,8 +93,11 @@ class ClusterWatch(MemberBooks):
 
     def start_anew(self) -> None:
         """The cluster is in force where no majority can be: all directories are emptied."""
-        making, store = self.making, self.books
+        making, store, disks, live = self.making, self.books, self.disks, self._live
         self._begin()
+        self._live = live
+        for server, disk in disks.items():  # on some of them servers run already
+            self.disks[server] = DiskBooks(incarnation=disk.incarnation, count=disk.count)
         self.making, self.books = making, store
         making.start_anew()
         if store is not None:

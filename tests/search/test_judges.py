@@ -303,3 +303,11 @@ def test_the_books_over_the_store_refuse(
         lie(StoreBooks(lambda: 1.0, 1.0, in_time=True))
     assert broken.value.predicate == predicate
     assert words in str(broken.value)
+
+
+def test_books_that_begin_anew_know_which_directories_are_in_use() -> None:
+    """Else what a server tells that runs on already would be told by nobody (seed 980219)."""
+    watch = ClusterWatch((1, 2))
+    watch.on_life(1, made_disk=True, incarnation=7, count=2, in_force=False)
+    watch.start_anew()
+    assert (watch.disks[1].incarnation, watch.disks[1].count) == (7, 2)
