@@ -32,9 +32,10 @@ from paxon.actors.environment import Environment, Network
 from paxon.actors.execution.machine_errors import MachineFailure, check_limits
 from paxon.actors.messages import ClientMessage, PeerMessage, PortOfServers, ServerReply
 from paxon.kvstore.client.addresses import check_address, check_dialled
+from paxon.kvstore.client.checks import check_callable
 from paxon.kvstore.client.leases.clock import BOOT_CLOCK
 from paxon.kvstore.cluster.options import Durability, OptionError
-from paxon.kvstore.errors import PaxonError
+from paxon.kvstore.errors import InvalidRequest, PaxonError
 from paxon.kvstore.objects.machine import machine_of
 from paxon.kvstore.objects.replicated import Replicated
 from paxon.kvstore.streams import open_standard_descriptors
@@ -149,7 +150,7 @@ def start_server(
     program ends, whatever its main thread was doing, servers that still run are stopped in order.
     Raises `ServerStartError`.
     """
-    _check_types(settings, peers, durability)
+    _check_types(settings, peers, durability, (security, log, metrics), (on_failed, on_opened))
     bind = _checked_binds(settings, peers, peer_bind, client_bind)
     started = threading.Event()
     failures: list[BaseException] = []
@@ -285,7 +286,13 @@ def checked_machine(machine: object) -> StateMachine:
     return machine
 
 
-def _check_types(settings: object, peers: object, durability: object) -> None:
+def _check_types(
+    settings: object,
+    peers: object,
+    durability: object,
+    options: tuple[object, object, object],
+    callbacks: tuple[object, object],
+) -> None:
     """Raise `ServerStartError` for what no server can be made of, whatever type checkers said."""
     if not isinstance(settings, Settings):
         raise ServerStartError(f"settings: give Settings(…), not {settings!r}")
@@ -293,6 +300,18 @@ def _check_types(settings: object, peers: object, durability: object) -> None:
         raise ServerStartError(f"peers: give the servers' addresses by id, not {peers!r}")
     if durability not in get_args(Durability):
         raise ServerStartError(f"durability = {durability!r}: must be 'disk' or 'memory'")
+    security, log, metrics = options
+    for name, given, kind in (("security", security, CurveSecurity), ("log", log, logging.Logger)):
+        if not isinstance(given, kind | None):
+            raise ServerStartError(f"{name} = {given!r}: must be a {kind.__name__}, or None")
+    if not isinstance(metrics, str):
+        raise ServerStartError(f"metrics = {metrics!r}: must be text, such as '9100'")
+    for name, function in zip(("on_failed", "on_opened"), callbacks, strict=True):
+        if function is not None:
+            try:
+                check_callable(name, function)
+            except InvalidRequest as error:
+                raise ServerStartError(str(error)) from None
 
 
 def _checked_binds(

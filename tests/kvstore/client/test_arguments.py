@@ -194,6 +194,11 @@ def test_a_directory_whose_name_is_not_utf_8(tmp_path: Path) -> None:
         ({"directory": 7}, "needs a data directory"),
         ({"directory": ""}, "needs a data directory"),
         ({"directory": "a\0b"}, "a null character is in"),
+        ({"metrics": 9100}, "metrics = 9100: must be text, such as '9100'"),
+        ({"log": "paxon"}, "log = 'paxon': must be a Logger, or None"),
+        ({"security": "keys"}, "security = 'keys': must be a CurveSecurity, or None"),
+        ({"on_failed": 3}, "on_failed has to be a plain function, not 3"),
+        ({"on_opened": asyncio.sleep}, "on_opened has to be a plain function"),
     ],
 )
 def test_start_server(wrong: dict[str, Any], named: str, tmp_path: Path) -> None:
