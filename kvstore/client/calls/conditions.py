@@ -80,6 +80,8 @@ class Compared:
         key, end = self._span
         operand: bytes | int
         if self._target == "value":
+            if other is None:
+                raise InvalidRequest("no value is None: of a missing key the version is 0")
             operand = check_value(other)
         else:
             operand = check_number(other, self._target) + more

@@ -77,7 +77,7 @@ class Mirror(Reflection):
 
     def __init__(self, store: _Store, prefix: Key) -> None:
         super().__init__()
-        self._store, self._prefix = store, prefix
+        self._store, self._prefix = store, check_prefix(prefix)
         self._changed = threading.Condition()
         self._error: PaxonError | None = None
         self._closed = False

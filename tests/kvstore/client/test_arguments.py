@@ -279,6 +279,10 @@ def test_nor_is_its_watch(copied: Any) -> None:
             copied(watch)
         with pytest.raises(InvalidRequest, match="a number of seconds from 0, not -1"):
             watch.next(-1)
+        with pytest.raises(InvalidRequest, match="the prefix has to be a str or bytes, not None"):
+            kv.mirror(None)  # type: ignore[arg-type]
+        with pytest.raises(InvalidRequest, match="of a missing key the version is 0"):
+            kv.value("a") == None  # noqa: B015, E711
 
 
 def test_a_server_stays_where_it_is_wherever_its_program_changes_to() -> None:
