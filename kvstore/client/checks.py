@@ -21,6 +21,7 @@ __all__ = [
     "check_wait",
     "check_in_flight",
     "check_client",
+    "check_flag",
     "call_async",
     "call_plain",
     "check_callable",
@@ -61,10 +62,15 @@ def check_in_flight(number: object) -> int:
     return number
 
 
+def check_flag(name: str, flag: object) -> None:
+    """Raise `InvalidRequest` for what is neither True nor False."""
+    if type(flag) is not bool:
+        raise InvalidRequest(f"{name} has to be True or False, not {flag!r}")
+
+
 def check_client(redirect: object, options: object, secure: object) -> None:
     """The arguments that a client is made with. Raises `InvalidRequest`."""
-    if type(redirect) is not bool:
-        raise InvalidRequest(f"redirect has to be True or False, not {redirect!r}")
+    check_flag("redirect", redirect)
     if options is not None and not isinstance(options, CoreOptions):
         raise InvalidRequest(f"options have to be CoreOptions(…), not {options!r}")
     if secure is not None and not callable(secure):

@@ -28,7 +28,7 @@ from paxon.kvstore.client.agreement import (
     transfer_request,
 )
 from paxon.kvstore.client.async_driver import AsyncDriver
-from paxon.kvstore.client.checks import check_timeout
+from paxon.kvstore.client.checks import check_flag, check_timeout
 from paxon.kvstore.client.core import ClientCore, RawCore
 from paxon.kvstore.client.links import server_addresses
 from paxon.kvstore.client.sync_driver import SyncDriver
@@ -180,6 +180,7 @@ class ClusterCalls:
 
         Raises as `change_members`. May be asked for again where it stopped half way.
         """
+        check_flag("learner", learner)
         change = check_changes((MemberChange("add", server, **given),))[0]
         return self._carry_out(add_member(self._quest(timeout, tell), change, learner=learner))
 
@@ -327,6 +328,7 @@ class AsyncClusterCalls:
         **given: Any,
     ) -> Members:
         """Make a server that waits a member; see `Client.add_member`."""
+        check_flag("learner", learner)
         change = check_changes((MemberChange("add", server, **given),))[0]
         quest = self._quest(timeout, tell)
         return await self._carry_out(add_member(quest, change, learner=learner))

@@ -31,7 +31,7 @@ from paxon.kvstore.client.addresses import (
     peer_port,
     with_port,
 )
-from paxon.kvstore.client.checks import check_wait
+from paxon.kvstore.client.checks import check_flag, check_timeout, check_wait
 from paxon.kvstore.cluster.cluster_file import (
     STORE_MACHINE,
     ClusterDescription,
@@ -317,6 +317,7 @@ class LocalCluster:
         lost: it comes back with an empty one (docs/membership.md). With durability "memory" that is
         always so. Raises `ClusterError` with the server's own sentence if it does not start.
         """
+        check_flag("rejoin", rejoin)
         self.stop_server(server)
         flags: dict[str, object] = {"rejoin": True} if rejoin or self._forgets else {}
         self._result(server, self._running().start(self._plan(server, flags)), "did not restart")
@@ -355,6 +356,8 @@ class LocalCluster:
         A `learner` has no vote. Raises `ClusterError` with the reason if that does not come about
         within so many seconds; the cluster goes on as it was.
         """
+        timeout = check_timeout(timeout, 60.0)
+        check_flag("learner", learner)
         with self._changing:
             server = next(number for number in itertools.count(1) if number not in self._ids)
             self._running().look_after(server)
@@ -375,6 +378,7 @@ class LocalCluster:
         Raises `ClusterError` with the reason if it cannot be spared.
         """
         self._check(server)
+        timeout = check_timeout(timeout, 10.0)
         with self._changing:
             self._change(lambda kv: kv.change_members(MemberChange("remove", server)), timeout)
             self.stop_server(server)
@@ -390,6 +394,7 @@ class LocalCluster:
         cluster then goes on without that server.
         """
         self._check(server)
+        timeout = check_timeout(timeout, 60.0)  # (before anything is lost)
         with self._changing:
             self.kill(server)
             remove([Path(self._described().servers[server].directory)])
@@ -440,11 +445,10 @@ class LocalCluster:
                     ask(kv)
                     return
                 except PaxonError as error:
-                    passes = isinstance(error, OperationFailed) and any(
-                        passing in str(error) for passing in _PASSING
-                    )
+                    text = str(error)
+                    passes = isinstance(error, OperationFailed) and any(p in text for p in _PASSING)
                     if not passes or time.monotonic() >= end:
-                        raise ClusterError(str(error)) from None
+                        raise ClusterError(text) from None
                     time.sleep(0.05)
 
     def _may_be_member(self, server: ServerId) -> bool:
@@ -515,6 +519,7 @@ class LocalCluster:
         With `state` each also computes its state's fingerprint (`StatusReply.state_digest`), for
         which it stands still for up to 20 ms.
         """
+        check_flag("state", state)
         supervisor = self._running()
         servers = self._described().servers  # (others may be added and removed meanwhile)
         alive = {
@@ -522,28 +527,23 @@ class LocalCluster:
             for server, entry in servers.items()
             if supervisor.info(server).state in ("running", "stopping")
         }
-        replies = ask_status(alive, timeout, self.secure, state=state)
-        rows = []
-        for server, entry in servers.items():
-            info = supervisor.info(server)
-            rows.append(
-                ServerStatus(
-                    server=server,
-                    address=entry.client,
-                    state=info.state,
-                    pid=info.pid,
-                    reason=info.reason,
-                    reply=replies.get(server),
-                )
+        replies = ask_status(alive, check_timeout(timeout, 1.0), self.secure, state=state)
+        return [
+            ServerStatus(
+                server=server, address=entry.client, state=info.state, pid=info.pid,
+                reason=info.reason, reply=replies.get(server),
             )
-        return rows
+            for server, entry in servers.items()
+            for info in [supervisor.info(server)]
+        ]  # fmt: skip
 
     def leader(self, timeout: float = 10.0) -> ServerId:
         """The server that leads, waiting up to `timeout` seconds for one to be elected.
 
         Raises `ClusterError` if none is by then, `InvalidRequest` for what is no time.
         """
-        end = time.monotonic() + (check_wait(timeout) or 0.0)
+        timeout = 10.0 if timeout is None else check_wait(timeout) or 0.0
+        end = time.monotonic() + timeout
         while True:
             replies = {row.server: row.reply for row in self.status(0.3, state=False) if row.reply}
             leader = agreed_leader(replies)

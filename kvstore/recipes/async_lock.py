@@ -8,7 +8,7 @@ from typing import Any
 
 from paxon.kvstore.client.arguments import Key
 from paxon.kvstore.client.async_client import AsyncClient
-from paxon.kvstore.errors import InvalidRequest
+from paxon.kvstore.client.checks import check_flag
 from paxon.kvstore.recipes.async_taking import take
 from paxon.kvstore.recipes.contests import Contender, Contest, until_of
 from paxon.kvstore.recipes.held import AsyncHeld, Entered
@@ -26,8 +26,7 @@ class AsyncLock:
         self, kv: AsyncClient, contest: Contest, *, timeout: float | None, reentrant: bool = False
     ) -> None:
         until_of(timeout)
-        if type(reentrant) is not bool:
-            raise InvalidRequest(f"reentrant has to be True or False, not {reentrant!r}")
+        check_flag("reentrant", reentrant)
         self._kv = kv
         self._contest = contest
         self._timeout = timeout

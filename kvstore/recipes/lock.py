@@ -6,8 +6,8 @@ import threading
 import weakref
 
 from paxon.kvstore.client.arguments import Key
+from paxon.kvstore.client.checks import check_flag
 from paxon.kvstore.client.client import Client
-from paxon.kvstore.errors import InvalidRequest
 from paxon.kvstore.recipes.contests import Contender, Contest, until_of
 from paxon.kvstore.recipes.held import Entered, Held
 from paxon.kvstore.recipes.sharing import Permits, Sharing
@@ -25,8 +25,7 @@ class Lock:
         self, kv: Client, contest: Contest, *, timeout: float | None, reentrant: bool = False
     ) -> None:
         until_of(timeout)
-        if type(reentrant) is not bool:
-            raise InvalidRequest(f"reentrant has to be True or False, not {reentrant!r}")
+        check_flag("reentrant", reentrant)
         self._kv = kv
         self._contest = contest
         self._timeout = timeout

@@ -28,6 +28,7 @@ from paxon.kvstore.client.calls.keys import (
     check_number,
     span_of,
 )
+from paxon.kvstore.client.checks import check_flag
 from paxon.kvstore.errors import Compacted, FutureRevision, InvalidRequest, TooLarge
 from paxon.kvstore.store import operations as wire
 from paxon.kvstore.store.operations import MAX_NUMBER, Operation, Result
@@ -199,8 +200,7 @@ class Range(Call[RangeResult]):
             (keys_only, "keys_only"),
             (count_only, "count_only"),
         ):
-            if type(flag) is not bool:
-                raise InvalidRequest(f"{name} has to be True or False, not {flag!r}")
+            check_flag(name, flag)
         super().__init__(
             wire.Range(
                 first, end,

@@ -10,6 +10,7 @@ import msgspec
 from paxon.kvstore.client.arguments import Key, as_text
 from paxon.kvstore.client.calls.answers import accepted
 from paxon.kvstore.client.calls.keys import Bounds, check_number, span_of
+from paxon.kvstore.client.checks import check_flag
 from paxon.kvstore.client.watches.side import Watched, WatchSide
 from paxon.kvstore.errors import InvalidRequest, PaxonError
 from paxon.kvstore.store.items import Row
@@ -61,8 +62,7 @@ def events_wanted(
     """The question of a watch. Raises `InvalidRequest` for wrong arguments."""
     span = span_of(key, prefix, range_)
     for name, value in (("puts", puts), ("deletes", deletes), ("previous", previous)):
-        if not isinstance(value, bool):
-            raise InvalidRequest(f"{name} has to be True or False, not {value!r}")
+        check_flag(name, value)
     if not puts and not deletes:
         raise InvalidRequest("a watch of neither puts nor deletes would tell nothing")
     return Events(check_number(after, "revision"), [span], puts, deletes, previous)

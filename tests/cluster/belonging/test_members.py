@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import msgspec
@@ -410,11 +413,18 @@ def test_local_clusters_refuse_what_cannot_be(one: LocalCluster) -> None:
         for each in (one.remove_server, one.replace_server, one.kill, one.restart, one.pause):
             with pytest.raises(ClusterError, match=f"there is no server {wrong!r}, only server 1"):
                 each(wrong)  # type: ignore[arg-type]
-    with pytest.raises(InvalidRequest, match="the timeout has to be a number"):
-        one.leader(timeout="1")  # type: ignore[arg-type]
-    with pytest.raises(InvalidRequest, match="the timeout has to be a number"):
-        one.add_server(timeout=-1)
-    assert len(children()) == 1  # what was started for it has ended
+    calls: list[Callable[..., object]] = [one.leader, one.status, one.add_server]
+    calls += [partial(each, 1) for each in (one.remove_server, one.replace_server)]
+    for call, odd in product(calls, ("1", -1, math.nan, True)):
+        with pytest.raises(InvalidRequest, match="the timeout has to be a number"):
+            call(timeout=odd)
+    flags = (one.add_server, "learner"), (partial(one.restart, 1), "rejoin"), (one.status, "state")
+    for call, flag in flags:
+        with pytest.raises(InvalidRequest, match=f"{flag} has to be True or False, not 'no'"):
+            call(**{flag: "no"})
+    with one.client() as kv, pytest.raises(InvalidRequest, match="learner has to be True"):
+        kv.add_member(4, learner=1)  # type: ignore[arg-type]
+    assert one.status()[0].state == "running" and len(children()) == 1  # nothing was lost or begun
     with pytest.raises(ClusterError, match="leave at least one voter"):
         one.remove_server(1)
     with one.client() as kv, pytest.raises(ChangeRefused, match="no server 4 waits"):
