@@ -101,7 +101,11 @@ def check_payload(payload: object) -> None:
 def call_plain(what: str, function: Callable[[A], T], argument: A) -> T:
     """What a caller's function returns. Raises `InvalidRequest` for one that nobody would run."""
     check_callable(what, function)
-    return function(argument)
+    found = function(argument)
+    if inspect.iscoroutine(found) or inspect.isgenerator(found):
+        found.close()  # nothing of it has been run
+        raise InvalidRequest(f"{what} has to be a plain function, not {function!r}")
+    return found
 
 
 async def call_async(what: str, function: Callable[[A], Awaitable[T]], argument: A) -> T:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from paxon.kvstore.client.arguments import Key, Value
-from paxon.kvstore.client.checks import check_callable
+from paxon.kvstore.client.checks import call_plain, check_callable
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.recipes.contests import (
     Contender,
@@ -85,9 +85,10 @@ class Election:
 
         The function has to look at `lost` from time to time: nothing can stop it from outside.
         """
-        check_callable("what an election runs", function)
+        what = "what an election runs"
+        check_callable(what, function)
         with self.campaign(value, timeout=timeout) as leading:
-            return function(leading)
+            return call_plain(what, function, leading)
 
     def leader(self, *, timeout: float | None = None) -> Contender | None:
         """The leader; None: there is none."""

@@ -394,6 +394,16 @@ def test_deletes_in_transact(kv: Client) -> None:
     assert kv.get_many(["a", "b"]) == {"a": None, "b": b"1"}
 
 
+def test_a_transaction_takes_no_writes_after_its_end(kv: Client) -> None:
+    """They were lost without a word."""
+    kept: list[Transaction] = []
+    kv.transact(kept.append)
+    with pytest.raises(InvalidRequest, match="is over, so this would be lost"):
+        kept[0].put("late", "1")
+    with pytest.raises(InvalidRequest, match="is over, so this would be lost"):
+        kept[0].delete("late")
+
+
 WRONG: list[tuple[Any, str]] = [
     (lambda kv: kv.txn(then=[Put("a", "1"), Put("a", "2")]), "writes the key b'a' twice"),
     (lambda kv: kv.txn(then=[Put("ab", "1"), Delete(prefix="a")]), "twice"),

@@ -51,17 +51,26 @@ class Draft:
         """Keys read, and the revisions of their last writes; 0: missing."""
         self._spans: list[tuple[bytes, bytes | None]] = []
         self._writes: dict[bytes, Put | Delete] = {}
+        self._over = False
 
     def put(self, key: Key, value: Value, *, lease: Leased | int | None = None) -> None:
         """Set a key's value when this is committed."""
-        self._writes[check_key(key)] = Put(key, value, lease=lease)
+        self._write(key, Put(key, value, lease=lease))
 
     def delete(self, key: Key) -> None:
         """Remove a key when this is committed."""
-        self._writes[check_key(key)] = Delete(key)
+        self._write(key, Delete(key))
+
+    def _write(self, key: Key, call: Put | Delete) -> None:
+        if self._over:
+            raise InvalidRequest(
+                "the transaction is over, so this would be lost: write before its function returns"
+            )
+        self._writes[check_key(key)] = call
 
     def _commit(self, value: T) -> Commit[T] | None:
         """What to ask for, if nothing that was read has changed; None: nothing."""
+        self._over = True
         if not self._writes and not self._guards:
             return None
         compares = [

@@ -418,8 +418,10 @@ def test_local_clusters_refuse_what_cannot_be(one: LocalCluster) -> None:
     for call, odd in product(calls, ("1", -1, math.nan, True)):
         with pytest.raises(InvalidRequest, match="the timeout has to be a number"):
             call(timeout=odd)
-    flags = (one.add_server, "learner"), (partial(one.restart, 1), "rejoin"), (one.status, "state")
-    for call, flag in flags:
+    restart: Callable[..., object] = partial(one.restart, 1)
+    for call, flag in zip(
+        (calls[1], calls[2], restart), ("state", "learner", "rejoin"), strict=True
+    ):
         with pytest.raises(InvalidRequest, match=f"{flag} has to be True or False, not 'no'"):
             call(**{flag: "no"})
     with one.client() as kv, pytest.raises(InvalidRequest, match="learner has to be True"):

@@ -8,7 +8,7 @@ import math
 import multiprocessing.spawn
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -219,10 +219,15 @@ def test_start_server(wrong: dict[str, Any], named: str, tmp_path: Path) -> None
 
 
 def test_functions_of_the_wrong_kind_are_not_called_in_vain() -> None:
-    """A coroutine that nobody awaits was a transaction of no writes, or a true condition."""
+    """What nobody awaits, or goes through, was a transaction of no writes, or a true condition."""
 
     async def later(_: object) -> None: ...
     def now(_: object) -> None: ...
+    def some(_: object) -> Iterator[None]:
+        yield
+
+    def sooner(argument: object) -> object:
+        return later(argument)
 
     async def main(cluster: MemoryCluster, kv: Any) -> None:
         async with cluster.async_client() as found:
@@ -230,7 +235,8 @@ def test_functions_of_the_wrong_kind_are_not_called_in_vain() -> None:
             with kv.mirror("m") as mirror, kv.watch("w") as watch:
                 for call, wrong in (
                     (kv.transact, later), (kv.transact, 3), (kv.election("e").run, later),
-                    (mirror.wait, later), (watch.call, later),
+                    (mirror.wait, later), (watch.call, later), (kv.transact, sooner),
+                    (kv.transact, some), (kv.election("e").run, sooner), (mirror.wait, some),
                 ):  # fmt: skip
                     with pytest.raises(InvalidRequest, match="has to be a plain function, not"):
                         call(wrong)
