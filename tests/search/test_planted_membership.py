@@ -9,6 +9,7 @@ import pytest
 from loguru import logger
 
 from tests.protocol.members import test_changes as changes
+from tests.protocol.members import test_confirmation as confirming
 from tests.search.__main__ import run_start
 from tests.search.bugs.membership import MEMBERSHIP
 from tests.search.planted import PlantedBug
@@ -58,6 +59,8 @@ SIMULATED = {
 BY_HAND: dict[str, Callable[[], None]] = {
     "a refusal is forgotten":
         changes.test_who_is_refused_once_is_so_for_good_in_that_reign,
+    "a vote is lost and the lead is not":
+        lambda: confirming.test_who_is_told_of_a_later_epoch_leads_no_more(majority=True),
 }  # fmt: skip
 """By a test of tests/protocol (test_membership.py, test_changes.py), told message by message."""
 SEEDS = 30

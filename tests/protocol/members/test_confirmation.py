@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from paxon.actors.messages import CountAnswer
+from paxon.actors.messages import CountAnswer, Heartbeat
 from paxon.actors.records.configuration import Configuration, Member, encode_config
 from paxon.actors.records.confirmation import Confirmation
+from tests.harness import Cluster
 
 FIVE = Configuration(0, 0, tuple(Member(server, server) for server in (1, 2, 3, 4, 5)))
 
@@ -126,3 +127,31 @@ def test_each_epoch_asks_anew_but_of_a_directory_that_was_just_made() -> None:
         assert confirmation.enters(second) is not made_here
         assert not confirmation.enters(second)  # once
         assert not confirmation.enters(alone)
+
+
+@pytest.mark.parametrize("majority", [True, False])
+def test_who_is_told_of_a_later_epoch_leads_no_more(majority: bool) -> None:
+    """Who confirmed it knew nothing of that epoch, in which it may have voted (M15)."""
+    cluster = Cluster(3).start()
+    cluster.confirms = False
+    server = cluster.restart(2)
+    cluster.step(2)
+    life = server.membership.confirmation.life
+    cluster.drop()
+    cluster.confirm(2)
+    cluster.campaign(2)
+    if majority:
+        cluster.stabilize()
+    assert server.role == ("leader" if majority else "candidate")
+    told = server.configuration.followed_by(server.configuration.members, 9, 77)
+    known, incarnation = encode_config(told), cluster.storages[2].incarnation
+    cluster.drop()
+    cluster.hand(
+        2, 3,
+        CountAnswer(
+            life, incarnation, 0, configuration=known, sender=cluster.storages[3].incarnation
+        ),
+    )  # fmt: skip
+    assert not server.is_voter and cluster.servers[2].role == "follower"
+    cluster.pass_time(0.1)
+    assert not cluster.sent(Heartbeat, source=2)

@@ -565,3 +565,18 @@ _plant(
     "a CONFIG that is chosen once a snapshot has come is stored as chosen, and the seal after that",
     (PaxosServer, "become", _two_transactions),
 )
+
+
+def _leads_on(original: Original) -> Any:
+    def look_for_vote(self: PaxosServer) -> None:
+        with mock.patch.object(self, "_step_down"):
+            original(self)
+
+    return look_for_vote
+
+
+_plant(
+    "a vote is lost and the lead is not",
+    "who is told of a later epoch while it leads, or tries to, goes on",
+    (PaxosServer, "look_for_vote", _leads_on),
+)
