@@ -252,15 +252,17 @@ class Application:
 
     def _part(self, payload: bytes) -> bytes:
         """The part of a reply that is compared: nothing, if the machine cannot tell which."""
-        return self._of_reply("comparable", payload, b"")
+        return with_allowance(self._of_reply, "comparable", payload, b"")
 
     def _reply_bytes(self, payload: bytes) -> int:
+        # Within the batch's allowance: another inside it would raise Python's limit by some frames
+        # in each slot, until no server could go on.
         return min(max(self._of_reply("reply_bytes", payload, 0), 0), 1 << 40)
 
     def _of_reply(self, method: str, payload: bytes, otherwise: Told) -> Told:
         """What the machine says of a reply; `otherwise`, if it cannot."""
         try:
-            found = with_allowance(getattr(self.machine, method), payload)
+            found = getattr(self.machine, method)(payload)
             if isinstance(found, type(otherwise)):
                 return type(otherwise)(found)
             raise TypeError(f"it returned {found!r:.80}")
@@ -468,7 +470,7 @@ class Application:
         invariant(head.slot >= self.executed, "snapshot at %d is behind", head.slot)
         self._agree(decode_agreed(head.agreed, self.machine.limits))
         self._restore_machine(head.slot, state)
-        self.sessions.load(head.sessions)
+        with_allowance(self.sessions.load, head.sessions)
         with_allowance(self._look_at_timer, head)
         self.executed = head.slot
         self.configuration = head.configuration

@@ -245,4 +245,8 @@ class SessionTable:
         self._sessions = loaded.sessions
         self._unused = loaded.unused
         self._seen_since = _BEFORE_ALL
+        for session in self._sessions.values():  # anew: `count` may be newer than the dump
+            session.kept = 0
+            for reply in session.replies.values():
+                session.kept += self.reply_bytes(reply)
         self.kept = sum(session.kept for session in self._sessions.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from paxon.actors.execution.agreed import encode_agreed, first_agreed
 from paxon.actors.execution.application import Application, encode_batch
 from paxon.actors.execution.sessions import Reply, SessionTable
-from paxon.actors.messages import Batch, Entry, Made, ReplyStatus
+from paxon.actors.messages import RENEWAL, Batch, Entry, Made, ReplyStatus
 from tests.harness import Register
 
 
@@ -130,6 +131,13 @@ def test_replies_are_kept_until_they_are_acknowledged_and_counted_for_so_long(se
     late = session_table(1)
     late.load(table.dump())
     assert late.kept == table.kept > 0
+    other = session_table(1)
+    other.count = lambda _: 7  # a state machine's new code, say
+    other.load(table.dump())
+    assert (found := other.get(number)) is not None
+    assert found.kept == other.kept == sum(map(other.reply_bytes, found.replies.values()))
+    other.touch(Entry(number, 0, floor + 10_000, 0, b""))
+    assert found.kept == other.kept == 0
 
 
 class Wordy(Register):
@@ -189,6 +197,19 @@ def test_how_long_an_errors_text_is_decides_nothing(
     assert ReplyStatus.OVERLOADED in ends[0][0][:39]
     ended = ReplyStatus.FAILED if kind is Wordy else ReplyStatus.OK
     assert set(ends[0][0][39:]) == {ended, ReplyStatus.OVERLOADED}
+
+
+def test_slot_after_slot_a_machine_that_counts_its_replies_finds_the_same_room() -> None:
+    """Python's limit on nested calls rose with each, and after 2,700 slots every server stopped."""
+    application = Application(Replying(""), first_agreed({}, {}))
+    [(_, opened)] = application.execute(1, encode_batch(Batch(0, [Entry(0, 1, 0, 0, b"")])))
+    session, limits = int.from_bytes(opened.payload, "big"), []
+    for seq in range(1, 40):
+        entries = [Entry(session, seq, seq, 0, b"x"), Entry(0, 1, RENEWAL, 0, b"x")]
+        application.execute(seq + 1, encode_batch(Batch(0, entries)))
+        application.restore(b"".join(application.image()))
+        limits.append(sys.getrecursionlimit())
+    assert limits[1:] == limits[1:2] * 38
 
 
 @pytest.mark.parametrize("size", [-(1 << 70), 1 << 70])
