@@ -26,7 +26,8 @@ __all__ = [
     "sync_directory",
 ]
 
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
+"""Rises with what is stored, and what executing it comes to (tests/objects/test_outcomes.py)."""
 DATABASE_NAME = "paxon.db"
 LOCK_NAME = "paxon.lock"
 WITNESS_NAME = "paxon.witness"
