@@ -28,7 +28,7 @@ class View(Protocol):
         """How many there are."""
 
     def looks(self, first: bytes, end: bytes) -> int:
-        """At how many keys counting them looks, one by one."""
+        """At how many keys counting them looks, one by one: the same on every server."""
 
 
 class Now:
@@ -139,6 +139,14 @@ class Past:
         before = befores[bisect_right(revisions, revision)]
         return before if type(before) is Item else None
 
+    def remembered(self, first: bytes, end: bytes) -> int:
+        """How many keys have changed as far back as history reaches.
+
+        Others may be in here still, if this server was asked for the past before.
+        """
+        oldest = self._history.oldest
+        return sum(self.changed_since(key, oldest) for key in self.index().between(first, end))
+
     def index(self) -> KeyIndex:
         """All keys that have changed."""
         if self._index is None:
@@ -173,7 +181,7 @@ class Then:
         return count
 
     def looks(self, first: bytes, end: bytes) -> int:
-        return self._past.index().count(first, end)
+        return self._past.remembered(first, end)
 
 
 def _merged(

@@ -65,8 +65,8 @@ def read_range(view: View, wanted: Range, *, max_items: int, max_bytes: int) -> 
         ordered = _sorted(view, wanted, count)
         items = iter(ordered)
         looked += LOOK_BYTES * count
-        if wanted.order == "value":  # those that were appended to are copied
-            looked += sum(value_bytes(i.value) for i in ordered if type(i.value) is not bytes)
+        if wanted.order == "value":  # (to be copied, some of them: other ones on each server)
+            looked += sum(value_bytes(item.value) for item in ordered)
         max_items = MAX_SORTED
     else:
         items = view.items(first, end, backward=wanted.backward)

@@ -11,6 +11,7 @@ from paxon.kvstore.store.key_index import KeyIndex
 from paxon.kvstore.store.leases import LeaseTable
 from paxon.kvstore.store.operations import (
     Append,
+    Compact,
     Compare,
     Delete,
     DeleteRange,
@@ -137,6 +138,29 @@ def test_the_first_is_answered_however_small_replies_are(kind: str) -> None:
     store = filled(max_reply_bytes=1)
     first, second = run(store, IN_VAIN[kind], IN_VAIN[kind])
     assert not is_split(first) and is_split(second)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        Range(b"l", b"m", limit=1, order="value"),
+        Range(b"k", b"l", count_only=True, revision=KEYS - 100),
+        Range(b"k", b"l", limit=1, order="version", revision=KEYS - 100),
+    ],
+)
+def test_what_it_counts_for_is_the_same_on_a_server_that_started_from_a_snapshot(read: Any) -> None:
+    """There no value was appended to in place, and nobody had asked for the past."""
+    store = filled(max_reply_bytes=200_000)
+    for number in range(3):
+        run(store, Put(b"l%d" % number, bytes(20_000)), Append(b"l%d" % number, b"more"))
+    store.query(encode_operations([Range(b"k", b"l", count_only=True, revision=EARLY)]))
+    run(store, Compact(KEYS - 200))
+    other = filled(max_reply_bytes=200_000)
+    other.restore(store.snapshot())
+    for times in (1, 2, 4, 8, 16):
+        whole = encode_operations([read] * times + [Txn([], [read] * times, [])])
+        assert store.apply(whole) == other.apply(whole)
+    assert is_split(run(other, *[read] * 16)[-1])
 
 
 @pytest.mark.parametrize(
