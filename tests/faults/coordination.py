@@ -318,6 +318,7 @@ class Recipes:
         finally:
             if draw.random() < 0.1:  # as if its process died: nobody renews it, nobody revokes it
                 self.counts["died"] += 1
+                held.lease.ends_with_client = False
                 held.lease.lose("its holder died")
                 holding.ended = held.lease.deadline
                 self._wake_up_late(held, draw)

@@ -50,7 +50,7 @@ from paxon.actors.records.snapshots import Retry, Snapshots
 from paxon.actors.records.thrift import Thrift
 from tests.harness import Register
 
-__all__ = ["Image", "freeze_disk", "freeze_server", "thaw_disk", "thaw_server"]
+__all__ = ["DISK", "Image", "freeze_disk", "freeze_server", "thaw_disk", "thaw_server"]
 
 Image = tuple[Any, ...]
 

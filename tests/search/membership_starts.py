@@ -321,7 +321,7 @@ def a_copy_from_before_a_seal_is_put_back() -> tuple[Search, World]:
     story.settle(1, 4)
     story.lose()
     world = search.say(story.world, 1, command(3))
-    return search, world._replace(budget=Budget((0, 0, 1, 0)))
+    return search, world._replace(budget=Budget((0, 0, 1, 0), beats=1))
 
 
 # --- small enough to be searched to their end ----------------------------------------------------

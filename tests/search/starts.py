@@ -599,7 +599,7 @@ def _put_back(search: Search, *, old: bool) -> World:
 
 
 @start(
-    20_000,
+    40_000,
     goals=[("slot 3 is executed", executed(3))],
     never=[("the old copy votes", accepted_by(2, 3))],
 )
@@ -611,7 +611,7 @@ def an_old_copy_of_a_directory_is_put_back() -> tuple[Search, World]:
     """
     search = Search(3, counted=True)
     world = _put_back(search, old=True)
-    return search, world._replace(budget=Budget((0, 0, 1)))
+    return search, world._replace(budget=Budget((0, 0, 1), beats=1))
 
 
 @start(20_000, goals=[("server 2 accepts slot 3", accepted_by(2, 3))])
@@ -619,7 +619,7 @@ def a_copy_of_the_newest_state_of_a_directory_is_put_back() -> tuple[Search, Wor
     """The same with a copy of all that server 2 has accepted: it is confirmed and takes part."""
     search = Search(3, counted=True)
     world = _put_back(search, old=False)
-    return search, world._replace(budget=Budget((0, 0, 1)))
+    return search, world._replace(budget=Budget((0, 0, 1), beats=1))
 
 
 def in_force(servers: int) -> Callable[[frozenset[Fact]], bool]:

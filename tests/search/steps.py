@@ -36,6 +36,7 @@ from paxon.transport import Burst, BurstInbox
 from tests.harness import Register, change_members, reign_of
 from tests.quiet import QuietNetwork
 from tests.search.images import (
+    DISK,
     OBJECTS,
     Image,
     always,
@@ -317,6 +318,11 @@ class Steps:
 
     def state(self, image: int) -> State:
         return self._states[image]
+
+    def commits(self, image: int) -> int:
+        """How many commits its disk has had; only where they are counted."""
+        count: int = self._states[image][2][len(DISK)]
+        return count
 
     def runs(self, image: int) -> bool:
         return self._states[image][0]

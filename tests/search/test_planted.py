@@ -112,11 +112,12 @@ def walked(first: int) -> str:
 FIRST_SEED = {
     "a clock that stands still in a suspended machine": 58,
     "a lease from those who were not asked": 13,
-    "count a lease from its confirmation": 64,
-    "count on a lease for all of its length": 21,
     "choose by the index alone": 109,
     "contend under a lease of one's own granting": 46,
+    "count a lease from its confirmation": 64,
+    "count on a lease for all of its length": 21,
     "count the first chunk of a promise": 34,
+    "go on with an old copy": 9,
     "grant a pre-vote before confirmation": 20,
     "repeat a promise under a lease": 269,
 }

@@ -181,14 +181,28 @@ class Search:
         images = list(world.images)
         images[server - 1] = outcome.image
         network = world.network | outcome.sent
-        if event[0] == "deliver" and event[1] in self._once:
-            network &= ~(1 << event[1])  # a client asks for a read once
+        if event[0] == "deliver" and (
+            event[1] in self._once  # a client asks for a read once
+            or self._once_more_differs(event[1], world.images[server - 1], outcome.image)
+        ):
+            network &= ~(1 << event[1])
         return World(
             tuple(images),
             network,
             self._learn(world.facts, server, outcome),
             self._spend(world.budget, server, event[0]),
         )
+
+    def _once_more_differs(self, message: int, before: int, after: int) -> bool:
+        """Whether to let a message come once, where commits are counted.
+
+        What a commit followed would be one more each time, and what is held for a client another
+        request: other worlds without end, which differ in nothing else.
+        """
+        if not self.steps.counted:
+            return False
+        commits = self.steps.commits
+        return commits(before) < commits(after) or self.steps.messages.known[message][0] == CLIENT
 
     def _spend(self, budget: Budget, server: ServerId, name: str) -> Budget:
         if name == "campaign":
