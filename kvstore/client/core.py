@@ -43,6 +43,9 @@ _OTHER_MACHINE = (
 )
 
 _payload = attrgetter("payload")
+_after = attrgetter("after")
+_SPLIT = b"\xa5split\xc3"
+"""Is in every reply to something that was refused for want of room in it."""
 
 RawTicket: TypeAlias = Ticket[bytes, bytes]
 KVTicket: TypeAlias = Ticket[Sequence[Operation], list[Result]]
@@ -190,15 +193,33 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
         if len(tickets) == 1 and request.kind == "command":
             tickets[0].complete(results, None, True)
             return
+        alone = self._not_followed(tickets) if _SPLIT in payload else set()
         start = 0
         for ticket in tickets:
             end = start + ticket.weight
             part = results[start:end]
             start = end
-            if ticket.mode is None:
+            if ticket in alone and is_split(part[0]):
+                ticket.request = None  # refused before it did anything: it goes again by itself
+                self._writes.append_first(ticket)
+            elif ticket.mode is None:
                 ticket.complete(part, None, True)
             elif not ticket.done:
                 self._deliver_read(ticket, part)
+
+    def _not_followed(self, tickets: list[KVTicket]) -> set[KVTicket]:
+        """Those of one operation each of a command that may be executed after all that was sent."""
+        sent = chain(tickets, *(request.tickets for request in self._unanswered()))
+        followed = set(map(id, map(_after, sent)))
+        return {
+            ticket
+            for ticket in tickets
+            if ticket.mode is None
+            and not ticket.done
+            and ticket.weight == 1
+            and ticket.after is None
+            and id(ticket) not in followed
+        }
 
     def _deliver_read(self, ticket: KVTicket, results: list[Result]) -> None:
         """Complete a read, or ask again for what did not fit into the reply with all the others."""

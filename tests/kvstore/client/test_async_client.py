@@ -17,6 +17,7 @@ from paxon.kvstore import (
     ClusterUnavailable,
     InvalidRequest,
     PipelineError,
+    Put,
     RequestTimeout,
 )
 from paxon.kvstore.client.core import CoreOptions
@@ -30,6 +31,28 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
         await asyncio.wait_for(scenario, 60)
 
     asyncio.run(bounded())
+
+
+def test_transactions_that_share_a_command_do_not_take_each_others_room(
+    servers: SocketCluster,
+) -> None:
+    """What they compare counts in the room of one reply: nobody's concern but the client's."""
+
+    async def scenario() -> None:
+        async with AsyncClient(servers.addresses[1]) as kv:
+            await kv.put_many({f"k{number}": "" for number in range(2000)})
+            there = kv.version(prefix="k") > 0
+            puts = [Put(f"n{number}", "") for number in range(80)]
+            done = await asyncio.gather(*(kv.txn(if_=[there], then=[put]) for put in puts))
+            assert all(each.succeeded for each in done)
+            entries = (await kv.range(prefix="n")).entries
+            assert len(entries) == 80 and {entry.version for entry in entries} == {1}
+            with pytest.raises(PipelineError):  # (there it would come after what follows it)
+                async with kv.pipeline() as p:
+                    for put in puts:
+                        p.txn(if_=[there], then=[put])
+
+    run(scenario())
 
 
 def test_the_operations(servers: SocketCluster) -> None:
