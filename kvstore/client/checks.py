@@ -7,9 +7,11 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar, cast
 
+from paxon.actors.execution.machine_errors import in_short
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.leader_search import CoreOptions
 from paxon.kvstore.errors import InvalidRequest
+from paxon.transport.log import logger
 
 __all__ = [
     "DEFAULT_TIMEOUT",
@@ -23,6 +25,7 @@ __all__ = [
     "check_client",
     "check_flag",
     "call_async",
+    "call_back",
     "call_plain",
     "check_callable",
 ]
@@ -106,6 +109,18 @@ def call_plain(what: str, function: Callable[[A], T], argument: A) -> T:
         found.close()  # nothing of it has been run
         raise InvalidRequest(f"{what} has to be a plain function, not {function!r}")
     return found
+
+
+def call_back(when: str, function: Callable[..., object], *arguments: object) -> None:
+    """Call a caller's function in a thread that has to go on: what it raises is logged."""
+    try:
+        function(*arguments)
+    except (Exception, SystemExit) as error:
+        try:
+            name = repr(function)
+        except (Exception, SystemExit):  # (nor can the error be relied on: `in_short`)
+            name = type(function).__name__
+        logger.error("{}: {} raised {}", when, name, in_short(error))
 
 
 async def call_async(what: str, function: Callable[[A], Awaitable[T]], argument: A) -> T:

@@ -23,6 +23,7 @@ from paxon.kvstore.client.calls.keys import Leased
 from paxon.kvstore.client.checks import (
     DEFAULT_IN_FLIGHT,
     DEFAULT_TIMEOUT,
+    call_back,
     check_callable,
     check_client,
     check_limit,
@@ -51,7 +52,6 @@ from paxon.kvstore.store.operations import (
     Result,
     Scan,
 )
-from paxon.transport.log import logger
 
 __all__ = ["Client", "CommandClient", "Future", "Pipeline"]
 
@@ -118,10 +118,7 @@ class Future(Generic[T]):
 
     def _call(self, callback: Callable[[Future[T]], object]) -> None:
         """That thread may be the one that renews leases, or in a write that it is to know of."""
-        try:
-            callback(self)
-        except (Exception, SystemExit) as error:
-            logger.error("a future's {!r} raised {}: {}", callback, type(error).__name__, error)
+        call_back("a future is done", callback, self)
 
     def _wait(self, timeout: float | None) -> None:
         timeout = check_wait(timeout)

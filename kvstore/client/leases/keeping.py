@@ -7,10 +7,9 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
-from paxon.kvstore.client.checks import check_callable
+from paxon.kvstore.client.checks import call_back, check_callable
 from paxon.kvstore.client.leases.clock import boot_seconds
 from paxon.kvstore.errors import ClientClosed, LeaseExpired, PaxonError
-from paxon.transport.log import logger
 
 __all__ = [
     "CLOCK_DRIFT", "LAST_SECONDS", "LEAST_SECONDS", "TOO_LATE", "Cared", "Held", "given_up", "plan",
@@ -106,13 +105,7 @@ class Held:
                 callback = self._on_lost.pop(0)
             except IndexError:  # (asked before, another thread might take it)
                 return
-            try:
-                callback()
-            except (Exception, SystemExit) as error:
-                logger.error(
-                    "lease {:x} is lost: {!r} raised {}: {}",
-                    self.id, callback, type(error).__name__, error,
-                )  # fmt: skip
+            call_back(f"lease {self.id:x} is lost", callback)
 
     def _tell(self) -> None:
         """Wake whoever waits for its loss."""

@@ -269,6 +269,34 @@ def test_a_future_can_be_polled_and_calls_back(servers: SocketCluster) -> None:
                 third.add_done_callback(odd)  # type: ignore[arg-type]
 
 
+class Mute(Exception):
+    """Cannot be printed, nor can what raises it."""
+
+    def __str__(self) -> str:
+        raise SystemExit
+
+    def __call__(self, future: object) -> None:
+        raise self
+
+    __repr__ = __str__
+
+
+def test_a_callback_and_its_error_that_cannot_be_printed_are_logged_all_the_same() -> None:
+    lines: list[str] = []
+    sink = loguru.logger.add(lines.append, format="{message}")
+    try:
+        with MemoryCluster() as cluster, cluster.client() as kv:
+            future = kv.submit_put("k", b"v")
+            future.add_done_callback(Mute())
+            assert future.result()
+            lease = kv.lease(ttl=60, on_lost=lambda: Mute()(None))
+            lease.revoke()
+    finally:
+        loguru.logger.remove(sink)
+    assert "a future is done: Mute raised Mute\n" in lines
+    assert any(line.startswith("lease ") and line.endswith(" raised Mute\n") for line in lines)
+
+
 @pytest.mark.parametrize("error", [ValueError, SystemExit])
 def test_what_a_callback_raises_is_logged_whoever_comes_to_know(error: type[Exception]) -> None:
     """It ended the thread of a mirror, or of leases: these were stale, and renewed no more."""
