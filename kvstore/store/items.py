@@ -7,9 +7,12 @@ import re
 import msgspec
 
 __all__ = [
-    "Item", "Prefix", "Row", "as_bytes", "row", "tombstone", "value_bytes", "whole_number",
+    "SHORT_VALUE", "Item", "Prefix", "Row", "as_bytes", "row", "tombstone", "value_bytes",
+    "whole_number",
 ]  # fmt: skip
 
+SHORT_VALUE = 1024
+"""Values below this size are copied by what keeps or extends them: to share bytes takes more."""
 _WHOLE_NUMBER = re.compile(rb"-?[0-9]{1,19}")
 """Part of the language of operations: not to be changed."""
 

@@ -14,7 +14,14 @@ from paxon.actors.execution.agreed import Limits
 from paxon.kvstore.store.events import answer_events
 from paxon.kvstore.store.history import EVENT_BYTES, key_of
 from paxon.kvstore.store.image import decode_state, encode_state
-from paxon.kvstore.store.items import Item, Prefix, as_bytes, value_bytes, whole_number
+from paxon.kvstore.store.items import (
+    SHORT_VALUE,
+    Item,
+    Prefix,
+    as_bytes,
+    value_bytes,
+    whole_number,
+)
 from paxon.kvstore.store.leases import MAX_LEASES, MAX_TTL_MS, MIN_TTL_MS, Lease
 from paxon.kvstore.store.operations import (
     LANGUAGE,
@@ -64,8 +71,6 @@ __all__ = ["KVStore"]
 
 # Parts of the language of operations, like their tags: not to be changed.
 _MOST_SCAN_LIMIT = 10_000
-_SHORT_VALUE = 1024
-"""Values below this size are copied by an append: a bytearray takes more memory and time."""
 _ENDED_AT_ONCE = 100
 """Leases that one waking ends: the others keep their turn."""
 _MS = 1_000_000
@@ -508,7 +513,7 @@ class KVStore(StateMachine):
         size = len(held.value) + len(value)
         self._bounds.check_value(size)
         whole: bytes | bytearray = held.value
-        if size < _SHORT_VALUE and type(whole) is bytes:
+        if size < SHORT_VALUE and type(whole) is bytes:
             self._write(key, whole + value, held.lease)
         else:
             self._extend(held, value)

@@ -8,7 +8,7 @@ from typing import Any, assert_never
 
 import msgspec
 
-from paxon.kvstore.store.items import Item, Prefix, as_bytes, row, value_bytes
+from paxon.kvstore.store.items import SHORT_VALUE, Item, Prefix, as_bytes, row, value_bytes
 from paxon.kvstore.store.operations import (
     Compare,
     Delete,
@@ -120,8 +120,9 @@ class Transaction:
         """Bytes of the reply."""
         self._looked = 0
         """Bytes that looking at keys counts for, of which nothing is in the reply."""
-        self._kept: list[tuple[Item, bytearray]] = []
-        """What keeps its value, which appending extends in place: the new item goes on with it."""
+        self._kept: list[tuple[Item, bytes | bytearray]] = []
+        """What keeps its value, which appending extends in place: the new item goes on with it.
+        (Whatever its type, which is another one after a snapshot, where an item is encoded.)"""
         self._succeeded: dict[int, bool] = {}
         """By the identity of each transaction that is reached: which branch is taken."""
 
@@ -277,7 +278,7 @@ class Transaction:
         if before is not None:
             if value is None:
                 value = before.value  # not copied: that may be megabytes for each of many
-                if isinstance(value, bytearray):
+                if len(value) >= SHORT_VALUE:
                     self._kept.append((before, value))
             lease = before.lease if lease is None else lease
         assert value is not None and lease is not None  # checked

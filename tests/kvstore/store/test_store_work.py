@@ -200,6 +200,20 @@ def test_keeping_a_value_that_was_appended_to_copies_nothing() -> None:
     assert other.digest() == store.digest()
 
 
+@pytest.mark.parametrize("size", [1, 5000])
+def test_what_keeps_its_value_is_encoded_alike_after_a_snapshot(size: int) -> None:
+    """`paxon status --state` took servers for unlike, of which one had started from it."""
+    store, other = KVStore(), KVStore()
+    run(store, Grant(1, 60_000), Put(b"k", bytes(size)), Append(b"k", b"1"))
+    other.restore(store.snapshot())
+    for change in (PutItem(b"k", None, 1), Append(b"k", b"2"), PutItem(b"k", None, 0)):
+        assert run(store, change) == run(other, change)
+        assert store.digest() == other.digest()
+        again = KVStore()
+        again.restore(store.snapshot())
+        assert again.digest() == store.digest()
+
+
 def test_a_transaction_that_is_refused_keeps_nothing() -> None:
     store = filled()
     run(store, Put(b"a", bytes(5000)), Append(b"a", b"1"))
