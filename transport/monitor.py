@@ -122,7 +122,7 @@ class PortMonitor:
             "handshake",
             self._name,
             f"Closed a connection to the {self._name}: it did not speak ZeroMQ's protocol, "
-            "or not with an allowed key",
+            "or not with an allowed key, or its process ended amid the handshake",
         )
 
     def close(self) -> None:
