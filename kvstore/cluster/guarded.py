@@ -9,14 +9,17 @@ file, sees to it that it does not outlive us either, or its lease, whatever ends
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Literal, Self, TypeAlias
 
@@ -42,8 +45,16 @@ _NEVER = float("inf")
 _DONE = b"done"
 _OVERDUE = 9
 """Exit code of the process beside that has ended the command."""
-_ONCE_IN_FRONT = ["/bin/sh", "-c", 'kill -s STOP $$; exec "$@"', "sh"]
-"""Waits for the terminal: a command that reads from it before it may would be stopped."""
+_ONCE_ALLOWED = [
+    "/bin/sh",
+    "-c",
+    "kill -s STOP $$; { read -r _ _ _ parent _ </proc/$$/stat; } 2>/dev/null || parent=$PPID; "
+    '[ "$parent" = "$PPID" ] && exec "$@"',
+    "sh",
+]
+"""Begins stopped, so that the process beside knows of the command before that runs, and that has
+the terminal before it reads from it. If we are killed meanwhile the kernel has it go on (which ends
+it, unless SIGHUP is ignored): then it is not our child any more, and runs nothing."""
 
 _Happening: TypeAlias = tuple[Literal["signal", "stopped", "ended", "lost"], int]
 
@@ -51,9 +62,9 @@ _Happening: TypeAlias = tuple[Literal["signal", "stopped", "ended", "lost"], int
 class CannotRun(Exception):
     """There is no such command, or it may not be run."""
 
-    def __init__(self, command: str, error: OSError) -> None:
-        super().__init__(f"{command} cannot be run: {error.strerror}")
-        self.code = 127 if isinstance(error, FileNotFoundError) else 126
+    def __init__(self, command: str, number: int) -> None:
+        super().__init__(f"{command} cannot be run: {os.strerror(number)}")
+        self.code = 127 if number == errno.ENOENT else 126
         """As a shell's exit code."""
 
 
@@ -80,12 +91,13 @@ def run_while_held(
 
     Raises `CannotRun`.
     """
+    _check(command[0])
     happenings: SimpleQueue[_Happening] = SimpleQueue()
     held.lease.when_lost(lambda: happenings.put(("lost", 0)))
     gone = kv.watch(held.key, after=held.fence, puts=False)
     watching = gone.call(lambda _: happenings.put(("lost", 0)))
     try:
-        with _signals_to(happenings), _Running(command, more, happenings) as running:
+        with _signals_to(happenings), _Running(command, more, held, happenings) as running:
             ended = _attend(running, held, happenings)
         if running.was_overdue and not ended.lost:
             ended.lost = _TOO_LATE
@@ -95,8 +107,18 @@ def run_while_held(
         watching.join()
 
 
+def _check(program: str) -> None:
+    if shutil.which(program) is None:
+        is_there = "/" in program and Path(program).exists()
+        raise CannotRun(program, errno.EACCES if is_there else errno.ENOENT)
+
+
+def _grace(held: Held) -> float:
+    return min(_GRACE_SECONDS, held.lease.ttl * _GRACE_PART)
+
+
 def _attend(running: _Running, held: Held, happenings: SimpleQueue[_Happening]) -> Ended:
-    grace = min(_GRACE_SECONDS, held.lease.ttl * _GRACE_PART)
+    grace = _grace(held)
     lost, kill_at = "", float("inf")
     while True:
         left = held.lease.time_left()
@@ -149,6 +171,7 @@ class _Running:
         self,
         command: Sequence[str],
         more: Mapping[str, str],
+        held: Held,
         happenings: SimpleQueue[_Happening],
     ) -> None:
         self._happenings = happenings
@@ -162,23 +185,21 @@ class _Running:
         )  # fmt: skip
         try:
             self._process = subprocess.Popen(
-                [*(() if self._terminal is None else _ONCE_IN_FRONT), *command],
-                env={**os.environ, **more}, process_group=0,
-            )  # fmt: skip
+                [*_ONCE_ALLOWED, *command], env={**os.environ, **more}, process_group=0
+            )
         except OSError as error:
             self._guard.communicate()
-            raise CannotRun(command[0], error) from None
+            raise CannotRun(command[0], error.errno or 0) from None
         self._group = self._process.pid
         self._until = 0.0
         self.was_overdue = False
         """The process beside has ended it."""
-        self.may_last(_NEVER, 0.0)
-        if self._terminal is not None:
-            result = os.waitid(os.P_PID, self._group, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-            if result is not None and result.si_code == os.CLD_STOPPED:
-                os.waitid(os.P_PID, self._group, os.WSTOPPED)  # not told as one of the user's
-            self._hand_over(self._group)
-            self.send(signal.SIGCONT)
+        self.may_last(held.lease.time_left(), _grace(held))
+        result = os.waitid(os.P_PID, self._group, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if result is not None and result.si_code == os.CLD_STOPPED:
+            os.waitid(os.P_PID, self._group, os.WSTOPPED)  # not told as one of the user's
+        self._hand_over(self._group)
+        self.send(signal.SIGCONT)
         self._waiter = threading.Thread(target=self._wait, name="paxon-command", daemon=True)
         self._waiter.start()
 

@@ -10,12 +10,14 @@ import select
 import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 import pytest
 
+from paxon.kvstore.cluster.guarded import _ONCE_ALLOWED
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from tests.cluster.helpers import PAXON, environment, pid_is_alive, wait_until
 
@@ -35,27 +37,49 @@ def lock(name: str, cluster: LocalCluster, *more: str) -> list[str]:
 
 def test_one_that_is_killed_takes_its_command_along(cluster: LocalCluster, tmp_path: Path) -> None:
     """Else it would run on, and soon beside the next holder's."""
-    script = "sleep 1000 & echo $! > child; echo $$ > new; mv new pid; wait"
+    script = "sleep 1000 & echo $! > child; echo $$ > pid; kill -KILL $PPID; wait"
     command = lock("killed", cluster, "--", "sh", "-c", script)
-    with subprocess.Popen(command, env=environment(), cwd=tmp_path) as process:
-        wait_until((tmp_path / "pid").exists)
-        process.kill()
+    process = subprocess.run(command, env=environment(), cwd=tmp_path, timeout=60, check=False)
+    assert process.returncode == -signal.SIGKILL
     for name in ("pid", "child"):
         pid = int((tmp_path / name).read_text(encoding="utf-8"))
         wait_until(lambda: not pid_is_alive(pid))  # noqa: B023
 
 
+def test_one_that_is_killed_before_its_command_begins_has_none(tmp_path: Path) -> None:
+    """Though nohup has it ignore the SIGHUP by which the kernel ends a stopped orphan."""
+    script = f"""
+import os, signal, subprocess
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+command = subprocess.Popen([*{_ONCE_ALLOWED!r}, "touch", "begun"], process_group=0)
+os.waitid(os.P_PID, command.pid, os.WSTOPPED)
+print(command.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    wait_until(lambda: not pid_is_alive(int(process.stdout)))
+    assert not (tmp_path / "begun").exists()
+
+
 def test_one_that_is_stopped_loses_its_command_with_its_lease(
     cluster: LocalCluster, tmp_path: Path
 ) -> None:
-    """Nobody renews the lease meanwhile. Its command takes no notice of SIGTERM."""
-    script = "trap '' TERM; echo $$ > new; mv new pid; while :; do sleep 0.05; done"
+    """Nobody renews the lease meanwhile: it is stopped as its command begins, which takes no notice
+    of SIGTERM."""
+    script = (
+        "kill -STOP $PPID; trap '' TERM; echo $$ > new; mv new pid; while :; do sleep 0.05; done"
+    )
     command = lock("stopped", cluster, "--ttl", "2", "--", "sh", "-c", script)
     with subprocess.Popen(
         command, env=environment(), cwd=tmp_path, stderr=subprocess.PIPE
     ) as process:
         wait_until((tmp_path / "pid").exists)
-        process.send_signal(signal.SIGSTOP)
         pid = int((tmp_path / "pid").read_text(encoding="utf-8"))
         wait_until(lambda: not pid_is_alive(pid))
         process.send_signal(signal.SIGCONT)
