@@ -242,5 +242,7 @@ class Confirmation:
     def unanswered(self) -> list[ServerId]:
         # (A server that was started on an old directory may be back on the right one by now.)
         answered = set(filter(self._speaks, self.confirmed_by | self.denied_by))
-        asked = sorted({*self._other_voters(), *self._told, *self.listed} - {self.server})
+        # (What is denied is denied to learners as well: they take it along when they get a vote.)
+        known = self._other_voters() if self.starting else self.newest.servers
+        asked = sorted({*known, *self._told, *self.listed} - {self.server})
         return [server for server in asked if server not in answered]

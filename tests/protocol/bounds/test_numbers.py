@@ -279,6 +279,24 @@ def test_a_count_that_somebody_hears_of_after_its_answer_is_denied_as_well() -> 
     assert cluster.servers[3].disks.counts[2] <= cluster.storages[2].count
 
 
+def test_a_learner_is_told_as_well_that_a_count_was_never_told() -> None:
+    """It takes along what it remembers: with a vote it would have 2's newest directory refused."""
+    cluster = Cluster(4, members=(1, 2, 3)).start()
+    leader = cluster.lead(1)
+    cluster.change(1, 1, 2, 3, learners=[4])
+    cluster.pass_time(0.5)
+    bogus = cluster.storages[2].count + 1000
+    cluster.hand(1, 2, HeartbeatReply(leader.promised, 0, 0, count=bogus))
+    cluster.pass_time(3.0)
+    cluster.change(1, 1, 2, 3, 4)
+    cluster.pass_time(0.5)
+    assert cluster.epochs() == [2, 2, 2, 2]
+    cluster.confirms = False
+    cluster.restart(2)
+    cluster.pass_time(0.5)
+    assert cluster.servers[2].is_voter
+
+
 def test_a_denial_that_comes_late_lowers_no_newer_count() -> None:
     """Lowered, an old copy of 2's directory would be confirmed, and vote without its votes."""
     cluster = running()

@@ -158,7 +158,6 @@ def exaggerate(world: World) -> None:
     leader.disks.note_count(one, disk.count + amount)
     world.faults["exaggerated"] += 1
     end = world.now + TAKEN_BACK_IN
-    servers = [server for server in servers if server.is_voter]  # (nobody asks a learner)
     while wrong := _who_believes_it(world, servers, one):
         told = f"servers {wrong} still remember commits of server {one} that never were"
         require(world.advance() and world.now < end, "counts are taken back", "%s", told)
