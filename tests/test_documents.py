@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import pytest
 import typer
+from rich.text import Text
 
 from paxon.actors.messages import ClientMessage, PeerMessage, ServerReply
 from paxon.bench.cli.app import app as benches
@@ -211,7 +212,7 @@ def test_a_cluster_file_that_a_document_shows_is_one(page: str, tmp_path: Path) 
 
 
 def test_every_command_shows_an_example() -> None:
-    """In its `--help`, and with its own name."""
+    """In its `--help`, and with its own name. Nothing is taken for markup, lines flow."""
     wrong = []
 
     def look(command: Any, name: str) -> None:
@@ -220,6 +221,13 @@ def test_every_command_shows_an_example() -> None:
         shows = re.search(rf"Examples?: .*\b{re.escape(name)}\b", command.help, re.DOTALL)
         if not getattr(command, "commands", None) and not shows:
             wrong.append(name)
+        texts = (command.help, *(getattr(one, "help", None) or "" for one in command.params))
+        wrong.extend(
+            f"{name}: {text}"
+            for text in texts
+            if Text.from_markup(text).plain != text.replace(r"\[", "[")
+            or re.search(r"\S\n\S", text)
+        )
 
     look(command_of(app), "paxon")
     assert not wrong

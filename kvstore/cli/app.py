@@ -6,6 +6,7 @@ Commands import what they need when they run: `paxon get` must not wait for plot
 from __future__ import annotations
 
 import errno
+import inspect
 import io
 import os
 import signal
@@ -96,6 +97,19 @@ def bench(context: typer.Context) -> None:
 
     (benches,) = entry_points(group="paxon.commands", name="bench")
     benches.load()(args=context.args, prog_name="paxon bench")
+
+
+def _flow(commands: typer.Typer) -> None:
+    """Have `--help` break lines where the terminal ends, not where lines end in the source."""
+    for command in commands.registered_commands:
+        text = command.help or inspect.getdoc(command.callback) or ""
+        command.help = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+    for group in commands.registered_groups:
+        if group.typer_instance is not None:
+            _flow(group.typer_instance)
+
+
+_flow(app)
 
 
 def main() -> NoReturn:

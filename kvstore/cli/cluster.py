@@ -381,6 +381,8 @@ def status(
 ) -> None:
     """Show role, ballot, slots, disk of every server, and what is wrong.
 
+    A ballot is ROUND.LEADER; after a change of the members, eEPOCH:ROUND.LEADER.
+
     Exit code 5 if no majority answers; 1 if servers have executed different things, none or
     several say that they lead, or a server waits to take part.
 

@@ -65,6 +65,7 @@ ClusterOption = Annotated[
         envvar=["PAXON_CLUSTER", "PAXON_CLUSTER_FILE"],
         metavar="ADDR[,ADDR…]",
         help="Client addresses of the servers, or a cluster file (*.toml).",
+        show_default="those of paxon up",
     ),
 ]
 KeyOption = Annotated[

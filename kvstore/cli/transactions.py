@@ -44,14 +44,22 @@ _CONDITION = (
 _OPERATION = "put KEY VALUE, get KEY, delete [prefix] KEY, range [prefix] KEY"
 
 
+def _shown(text: str) -> str:
+    """As `--help` shows it: typer would take what is in brackets for markup, and leave it out."""
+    return text.replace("[", r"\[")
+
+
 def txn(
     *,
     if_: Annotated[
-        list[str] | None, typer.Option("--if", metavar="CONDITION", help=f"All hold: {_CONDITION}.")
+        list[str] | None,
+        typer.Option("--if", metavar="CONDITION", help=_shown(f"All hold: {_CONDITION}.")),
     ] = None,
     then: Annotated[
         list[str] | None,
-        typer.Option("--then", metavar="OPERATION", help=f"Then: {_OPERATION}; - reads stdin."),
+        typer.Option(
+            "--then", metavar="OPERATION", help=_shown(f"Then: {_OPERATION}; - reads stdin.")
+        ),
     ] = None,
     else_: Annotated[
         list[str] | None, typer.Option("--else", metavar="OPERATION", help="Else: the same.")

@@ -36,7 +36,8 @@ def problems(rows: Sequence[ServerStatus]) -> list[str]:
     there, all_ = answering(rows)
     if there <= all_ // 2:
         some = f"only {there} of {all_} servers answer"
-        found.append(some if there else "no server answers: check that they are running")
+        silent = ": check that they are running" if not any(row.trouble for row in rows) else ""
+        found.append(some if there else f"no server answers{silent}")
     found += troubles(rows)
     found += _differences(replies)
     found += _leaders(replies)

@@ -183,7 +183,8 @@ class ObjectMachine(StateMachine):
             calls = decode_calls(query)
         except msgspec.DecodeError:  # a client of the store, for one
             name = self._definition.name
-            raise TypeError(f"this cluster replicates {name}, and that is no call of it") from None
+            text = f"the servers replicate the class {name}, and this is no call of it: use a proxy"
+            raise TypeError(text) from None
         return self._run_all(calls, is_query=True)
 
     def comparable(self, reply: bytes) -> bytes:

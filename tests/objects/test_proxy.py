@@ -115,7 +115,7 @@ def test_a_cluster_of_another_class_executes_nothing() -> None:
             flags.get("dark")
         with cluster.client() as kv, pytest.raises(paxon.OperationFailed, match=r"paxon\.objects"):
             kv.put("a", b"b")
-        with cluster.client() as kv, pytest.raises(paxon.OperationFailed, match=r"replicates Bank"):
+        with cluster.client() as kv, pytest.raises(paxon.OperationFailed, match=r"the class Bank"):
             kv.get("a")
     with pytest.raises(paxon.InvalidRequest, match=r"give a subclass of paxon.Replicated"):
         proxy("127.0.0.1:1", int)  # type: ignore[type-var]

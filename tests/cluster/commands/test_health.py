@@ -27,6 +27,8 @@ DOWN = ServerStatus(server=3, address="tcp://3")
 NOBODY = ServerStatus(server=0, address="tcp://4")
 """An address that a client was given once, and that no member has."""
 
+REFUSES = ServerStatus(server=5, address="tcp://5", trouble="it refuses")
+
 
 @pytest.mark.parametrize(
     ("rows", "said"),
@@ -34,6 +36,8 @@ NOBODY = ServerStatus(server=0, address="tcp://4")
         ([row(1), row(2), row(3)], []),
         ([row(1), row(2), DOWN], []),
         ([DOWN, NOBODY], ["no server answers: check that they are running"]),
+        ([REFUSES, DOWN], [
+            "no server answers", "the server at tcp://5 cannot be talked to: it refuses"]),
         ([row(2), DOWN], ["only 1 of 2 servers answer"]),
         ([row(1, members=(1, 2)), NOBODY, NOBODY, NOBODY], ["only 1 of 2 servers answer"]),
         ([row(1, members=(1, 2, 3)), row(2), NOBODY, NOBODY, NOBODY], []),
