@@ -55,8 +55,15 @@ __all__ = ["BasePipeline", "OfferRetry", "in_users_terms", "only_result"]
 OfferRetry: TypeAlias = Callable[[RequestTimeout, Callable[[list[Result]], Any]], None]
 """Has an error ask again; the function picks the caller's result from those of the request."""
 
-_CHUNK_OPERATIONS = 256
 _CHUNK_BYTES = 256 << 10
+_CHUNK_PUTS = 1024
+"""A chunk's operations at most: each chunk costs the servers about the same beside its puts …"""
+_CHUNKS = 4
+"""… and a quarter of what may be in flight, so that all sides work at once, …"""
+_LEAST_CHUNK = 256
+"""… unless that is less than this."""
+_OTHERS_BYTES = 1024
+"""What an operation other than a put counts for at least: its result may be long."""
 
 
 def in_users_terms(operation: Operation, result: Result) -> Result:
@@ -93,7 +100,9 @@ class BasePipeline:
         self._max_in_flight = check_in_flight(max_in_flight)
         self._timeout = timeout
         self._mode: ReadMode = mode
-        self._chunk_operations = min(_CHUNK_OPERATIONS, max_in_flight)
+        self._chunk_operations = min(
+            max(_LEAST_CHUNK, max_in_flight // _CHUNKS), _CHUNK_PUTS, max_in_flight
+        )
         self._open: list[Operation] = []
         """The chunk that is being gathered."""
         self._open_bytes = 0
@@ -124,7 +133,7 @@ class BasePipeline:
     def get(self, key: Key) -> int:
         """Queue reading a value; the result is the value or None."""
         encoded = check_key(key)
-        return self._add(Get(encoded), len(encoded) + 24)
+        return self._add(Get(encoded), max(len(encoded) + 24, _OTHERS_BYTES))
 
     def append(self, key: Key, value: bytes | str) -> int:
         """Queue appending to a value; the result is the new length in bytes."""
@@ -181,7 +190,7 @@ class BasePipeline:
         return self._count
 
     def _queue(self, operation: Operation) -> int:
-        return self._add(operation, operation_bytes(operation))
+        return self._add(operation, max(operation_bytes(operation), _OTHERS_BYTES))
 
     def _add(self, operation: Operation, size: int) -> int:
         if self._open_bytes + size > _CHUNK_BYTES and self._open:  # a large one goes alone
