@@ -123,7 +123,7 @@ class HeartbeatReply(Wire, frozen=True, tag=6):
     """The round that this answers; 0 if the heartbeat's ballot is not the one promised."""
     executed: int
     knows: int = 0
-    """What the follower's release knows (actors/execution/features.py)."""
+    """What the follower's release knows (`Features`)."""
     limits: int = 0
     """Checksum over the limits that its state machine knows."""
     digest_version: int = 0

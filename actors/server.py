@@ -29,9 +29,8 @@ from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId, in_list
 from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.election import ElectionPolicy, make_policy
 from paxon.actors.environment import NEVER, ClientToken, Environment, ServerBurst
-from paxon.actors.execution.agreed import first_agreed
+from paxon.actors.execution.agreed import Features, first_agreed
 from paxon.actors.execution.application import Application, decode_batch, encode_batch
-from paxon.actors.execution.features import Features
 from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.invariants import invariant
 from paxon.actors.limits.allowances import (
@@ -83,7 +82,7 @@ from paxon.actors.messages import (
 from paxon.actors.outbox import in_frames
 from paxon.actors.parts.comparing import Comparing
 from paxon.actors.parts.embedded import Embedded
-from paxon.actors.parts.host import handlers
+from paxon.actors.parts.host import Oddities, handlers
 from paxon.actors.parts.membership import Membership
 from paxon.actors.parts.reception import Reception
 from paxon.actors.parts.snapshotting import Snapshotting
@@ -100,12 +99,9 @@ from paxon.actors.records.configuration import (
     seals_soundly,
 )
 from paxon.actors.records.following import LARGE_VALUE, Following
-from paxon.actors.records.held import Held, HeldRequests
-from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted, sensible
 from paxon.actors.records.making import Retired
-from paxon.actors.records.oddities import Oddities
-from paxon.actors.records.reign import Pending, Reign
-from paxon.actors.records.rounds import Rounds
+from paxon.actors.records.reads import LONGEST_LEASE, Grants, Rounds, counted, sensible
+from paxon.actors.records.reign import Held, HeldRequests, Pending, Reign
 from paxon.actors.records.snapshots import Snapshots
 from paxon.actors.settings import Settings
 from paxon.transport.log import logger
@@ -1048,7 +1044,7 @@ class PaxosServer(BurstActor):
                 self._outbox.throw_away(client, "too many reads are waiting")
 
     def _lease_holds(self) -> bool:
-        """Whether this leader may answer reads by the leases that it was granted (rounds.py)."""
+        """Whether this leader may answer reads by the leases that it was granted (reads.py)."""
         return (
             self._reign is not None
             and self.settings.leases

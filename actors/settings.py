@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Literal
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
 from paxon.actors.ballot import MOST_SERVERS, ServerId
 from paxon.actors.execution.agreed import NAMES, Number, check_values
-from paxon.actors.field_types import wrong_field
 from paxon.actors.limits.allowances import MAX_TRANSFER_BYTES
 
 __all__ = ["Settings", "SettingsError", "PolicyName", "of_each_server"]
@@ -133,7 +135,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             if not condition:
                 raise SettingsError(text)
 
-        wrong_type = wrong_field(self)
+        wrong_type = _wrong_field(self)
         require(not wrong_type, wrong_type)
         require(bool(self.cluster), "cluster: the id must not be empty")
         require(
@@ -208,3 +210,36 @@ def of_each_server(names: Iterable[str]) -> str:
                 "a flag, and start that server again"
             )
     return ""
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "True or False"}
+
+
+@cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[tuple[str, Any], ...]:
+    return tuple((field.name, field.type) for field in msgspec.structs.fields(kind))
+
+
+def _wrong_field(struct: msgspec.Struct) -> str:
+    """One sentence on the first field with a value of another type than it has; "" if all fit."""
+    for name, kind in _fields(type(struct)):
+        value = getattr(struct, name)
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError:
+            return f"{name} = {value!r}: must be {_in_words(kind)}"
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{name} = {value!r}: must be a finite number"
+    return ""
+
+
+def _in_words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return "a list of whole numbers"
+    if get_origin(kind) is dict:
+        return "a dict of texts by whole number"
+    if isinstance(kind, UnionType):
+        return " or ".join(_in_words(part) for part in get_args(kind))
+    return _WORDS.get(kind, "None" if kind is type(None) else str(kind))

@@ -1,7 +1,7 @@
 """What a server keeps, and what it keeps it on.
 
 Read `storage` (the interface, and what every engine refuses), `memory_storage` (the shortest
-engine); then the one for users: `data_directory`, `sqlite_format`, `write_ahead_log`,
+engine); then the one for users: `data_directory`, `sqlite_format`,
 `sqlite_storage`; `room`, of which there may be little, and `snapshot_files`. The protocol knows
 `storage` alone (docs/design/storage.md).
 """

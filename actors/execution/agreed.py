@@ -3,22 +3,24 @@
 A server's `Settings` are its own; these are the cluster's. The first values are those with which
 the cluster was made. A command in the log changes them, from the slot after it on, so they are a
 function of the executed prefix like the state itself; snapshots carry them. What a file or a flag
-says later changes nothing and is answered by a warning.
+says later changes nothing and is answered by a warning. Nothing new enters the log before all
+servers know it: one that cannot execute an entry has to stop.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 
+from paxon.actors.ballot import ServerId, in_list
 from paxon.actors.disk.storage import StorageError
 
 __all__ = [
-    "Agreed", "Change", "Limit", "Limits", "Number", "UnknownSetting", "BEFORE", "KNOWS",
-    "NAMES", "OWN", "agreed_values", "apply_change", "check_rising", "check_values",
+    "Agreed", "Change", "Features", "Limit", "Limits", "Number", "UnknownSetting", "BEFORE",
+    "KNOWS", "NAMES", "OWN", "agreed_values", "apply_change", "check_rising", "check_values",
     "decode_agreed", "decode_change", "differences", "encode_agreed", "encode_change",
     "encode_in_short", "first_agreed", "limits_checksum", "plain", "range_error",
 ]  # fmt: skip
@@ -256,3 +258,40 @@ def apply_change(agreed: Agreed, change: Change, slot: int, limits: Limits) -> A
     for name, value in change.values.items():
         (whole if name in OWN else whole["machine"])[name] = value
     return msgspec.convert({**whole, "changed_at": slot}, Agreed)
+
+
+class Features:
+    """Which kinds of entries and settings this server knows, and the others, as they said last."""
+
+    def __init__(self, others: Sequence[ServerId], limits: Limits) -> None:
+        self._others = others
+        self._names = limits
+        self.knows = KNOWS
+        self.limits = limits_checksum(limits)
+        """Over the limits that this server's state machine knows."""
+        self._heard: dict[ServerId, tuple[int, int]] = {}
+
+    def heard(self, server: ServerId, knows: int, limits: int) -> None:
+        """A server says what it knows; it may have been replaced by another release meanwhile."""
+        self._heard[server] = (knows, limits)
+
+    def obstacle(self, names: Collection[str]) -> str:
+        """Why a change of these settings has to stay out of the log.
+
+        One sentence that names the servers; "" if all know them.
+        """
+        if not names:
+            return ""
+        machine = not self._names.keys().isdisjoint(names)
+        silent = [server for server in self._others if server not in self._heard]
+        heard = [s for s in self._others if s in self._heard]
+        old = [s for s in heard if self._heard[s][0] < self.knows]
+        other = [s for s in heard if machine and self._heard[s][1] != self.limits]
+        for servers, fault in (
+            (silent, "not heard of since this leader started: start all servers first"),
+            (old, "running a release that does not know this: run this release everywhere first"),
+            (other, "running a state machine with other limits: run the same one everywhere first"),
+        ):
+            if servers:
+                return f"{in_list(servers)} {'is' if len(servers) == 1 else 'are'} {fault}"
+        return ""

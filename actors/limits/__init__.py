@@ -1,7 +1,7 @@
 """How much anybody may take (rule 16), and how far a number from the wire is believed.
 
-Read `allowances` (the bounds), `turns` (clients' requests that wait, and whose is next), `costs`
-(what a command costs before it is executed) and `bounds` (numbers that peers and clients send).
+Read `allowances` (the bounds), `turns` (clients' requests that wait, and whose is next) and
+`bounds` (numbers that peers and clients send).
 """
 
 from __future__ import annotations

@@ -61,8 +61,7 @@ from paxon.actors.records.configuration import (
     encode_config,
     epoch_of,
 )
-from paxon.actors.records.confirmation import Confirmation
-from paxon.actors.records.disks import KnownDisks
+from paxon.actors.records.disks import Confirmation, KnownDisks
 from paxon.actors.records.making import Making
 from paxon.actors.records.places import TOLD_AT_ONCE, Places, plausible
 from paxon.actors.records.reign import MOVES_SECONDS, Reign, is_level

@@ -1,18 +1,27 @@
-"""By which data directory each other member is known: plain data (docs/design/old-copies.md).
+"""By which directory each member is known, and whether one's own is its newest: plain data.
 
 A member is its directory: with another one it is not. And each commit of a directory has a number,
-of which the others remember the highest that they were told: one that starts with less is old.
+of which the others remember the highest that they were told: one that starts with less is old
+(docs/design/old-copies.md). A majority of the newest configuration counts that anybody told of
+(docs/membership.md, M15): the one of the directory's own epoch may be of servers that are gone, or
+know of nothing later. For the same reason a server asks again in each epoch that it enters with a
+vote: it may have voted there before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from paxon.actors.ballot import ServerId
-from paxon.actors.limits.bounds import MAX_COUNT_JUMP
-from paxon.actors.messages import CountAnswer, CountQuestion
+import msgspec
 
-__all__ = ["KnownDisks"]
+from paxon.actors.ballot import NO_BALLOT, ServerId, in_list
+from paxon.actors.disk.storage import StorageError
+from paxon.actors.limits.bounds import MAX_COUNT_JUMP, MAX_EPOCHS_AHEAD
+from paxon.actors.messages import Accepted, CountAnswer, CountQuestion
+from paxon.actors.records.configuration import Configuration, decode_config
+
+__all__ = ["Confirmation", "KnownDisks"]
 
 
 class KnownDisks:
@@ -76,3 +85,231 @@ class KnownDisks:
             # (A denial that comes late denies what was remembered once, and not what is now.)
             self.counts[sender] = max(question.count, remembered - MAX_COUNT_JUMP)
         return None
+
+
+@dataclass
+class Confirmation:
+    """A question about this directory's commits, and who has answered what."""
+
+    server: ServerId
+    incarnation: int
+    count: int
+    """The number of the last commit that the server found when it started."""
+    ask_at: float
+    """When to ask (again) whoever has not answered, monotonic seconds."""
+    pending: bool
+    """Nothing may be stored, and nobody answered, until others have confirmed the count."""
+    may_store: bool = True
+    """Its cluster was not in force when it started: to make it is stored, for nobody can have
+    promised anything then. What it promises afterwards waits like everything else."""
+    made_here: bool = False
+    """This very process has made the directory: there was none that could be older."""
+    newest: Configuration = Configuration(0, 0, ())  # noqa: RUF009 (it is frozen)
+    """The latest that is known, or was told: whose majority has to confirm."""
+    seal: Accepted | None = None
+    """Its CONFIG, as somebody who knows it as chosen told it: how the epoch before it ends …"""
+    seal_teller: ServerId = 0
+    """… and who that was."""
+    listed: tuple[ServerId, ...] = ()
+    """They are asked as well: they may know a later configuration."""
+    life: int = 0
+    """A random number of this question: answers to another do not count. 0: not asked yet."""
+    starting: bool = True
+    """Whether this is the question that the server's start depends on."""
+    entering: int = 0
+    """The epoch that has begun here, while its voters have still to confirm this directory."""
+    told: bool = False
+    """Whether this process has told anybody of commits: as a member, in votes and the like."""
+    denied: bool = False
+    """Whether an answer was denied since the last question: others may have heard by now what that
+    one told, and are asked once more."""
+    confirmed_by: set[ServerId] = field(default_factory=set)
+    denied_by: set[ServerId] = field(default_factory=set)
+    """Servers that know this one by another directory."""
+    _directories: dict[ServerId, int] = field(default_factory=dict)
+    """Which directory each answered from."""
+    _told: dict[ServerId, int] = field(default_factory=dict)
+    """Who sent something from a later epoch than the newest that was known: from which."""
+
+    def __post_init__(self) -> None:
+        self._own_epoch = self.newest.epoch
+        self._sure_to = 0 if self.pending else self._own_epoch
+        """The epoch up to which this directory was confirmed."""
+        self.all_until = self.ask_at
+        """Until then all others have to confirm, for the database is not the file that it was."""
+
+    def ask_anew(self) -> None:
+        """Begin another question, while the server takes part."""
+        self.life = 0
+        self.starting = self.denied = False
+        self.confirmed_by = set()
+        self.denied_by = set()
+
+    def note_part(self, *, member: bool) -> None:
+        """Note whether this server has, or had, a part in an epoch: then it tells its commits."""
+        if member and not self.pending:
+            self.told = True
+
+    def part_in(self, configuration: Configuration, number: int) -> tuple[bool, bool]:
+        """Whether the directory of this `number` takes part as a member, and as a voter.
+
+        A voter's does so only where it is known to be no old copy, and of no earlier epoch (M15).
+        """
+        sure = configuration.epoch >= self.epoch_told and not self.entering
+        member = configuration.incarnations.get(self.server) == number
+        voter = configuration.votes(self.server, number)
+        if voter and not sure:
+            return False, False
+        self.note_part(member=member)
+        return member, voter
+
+    def enters(self, configuration: Configuration) -> bool:
+        """An epoch begins here: whether its voters have to be asked before this server votes."""
+        self._own_epoch = max(self._own_epoch, configuration.epoch)
+        voters = configuration.voters
+        if (
+            self.pending
+            or self.made_here
+            or configuration.epoch <= max(self._sure_to, self.entering)
+            or voters == (self.server,)
+            or not configuration.votes(self.server, self.incarnation)
+        ):
+            return False
+        self.ask_anew()
+        self.starting = True
+        self.entering = configuration.epoch
+        self._directories = {}
+        return True
+
+    def settle(self, now: float) -> bool:
+        """Whether enough have answered by now."""
+        if not self.is_enough(now):
+            return False
+        self.pending, self.entering = False, 0
+        self._sure_to = self.newest.epoch
+        return True
+
+    def waits_for(self) -> str:
+        """The reason why this server takes no part while it is pending, for people."""
+        return (
+            f"waits for confirmation by {in_list(self.unanswered())} that its data directory "
+            f"is not an old copy (docs/design/old-copies.md)"
+        )
+
+    # --- answers ---------------------------------------------------------------------------------
+
+    def check_count(self, answer: CountAnswer, sender: ServerId, held: int) -> None:
+        """Raise `StorageError` if the others know a later state than this directory's at start."""
+        if self.starting and answer.incarnation == self.incarnation and answer.remembered > held:
+            raise StorageError(
+                f"server {self.server}'s data directory is an old copy: it ends at commit {held}, "
+                f"and server {sender} was told of commit {answer.remembered}. Nothing was changed "
+                f"in it: bring back the newest one, or empty it and start once with --rejoin"
+            )
+
+    def denial(self, answer: CountAnswer, next_count: int, count: int) -> CountQuestion | None:
+        """The answer to a server that remembers commits which this one has not made yet."""
+        if (
+            self.starting
+            or answer.remembered < next_count
+            or answer.incarnation != self.incarnation
+        ):
+            return None
+        self.denied = True
+        return CountQuestion(answer.life, self.incarnation, count, denies=answer.remembered)
+
+    def hear(self, answer: CountAnswer, sender: ServerId, *, joins: bool) -> None:
+        """Count an answer for this directory, or for another one.
+
+        That may be the one in whose place this one joins.
+        """
+        self._directories[sender] = answer.sender
+        epoch = self._hear_of(answer, sender) if answer.configuration else 0
+        if sender in self._told:
+            self._told[sender] = epoch  # its own word goes before what any frame seemed to be
+        # (Who is in an earlier epoch than this directory knows whom this one has replaced.)
+        if answer.incarnation in (0, self.incarnation) or joins or epoch < self._own_epoch:
+            self.confirmed_by.add(sender)
+        else:
+            self.denied_by.add(sender)
+
+    @property
+    def epoch_told(self) -> int:
+        """The highest epoch that anything came from: in none before that may this server vote."""
+        return max(self.newest.epoch, *self._told.values(), 0)
+
+    def tellers(self) -> list[ServerId]:
+        """The servers that say so, where it is more than the newest known configuration."""
+        return [server for server, epoch in self._told.items() if epoch > self.newest.epoch]
+
+    def _hear_of(self, answer: CountAnswer, sender: ServerId) -> int:
+        """Somebody is in this epoch: nobody's word but its own makes it one of that."""
+        try:
+            told = decode_config(answer.configuration)
+        except msgspec.DecodeError:
+            return 0
+        if not told.plausible:
+            return 0
+        if told.epoch > self.newest.epoch:
+            self.newest = told
+        if answer.ballot != NO_BALLOT and told.epoch >= max(self.newest.epoch, self._own_epoch + 1):
+            self.seal = Accepted(told.sealed_at, answer.ballot, answer.configuration)
+            self.seal_teller = sender
+        return told.epoch
+
+    def hear_of_epoch(self, epoch: int, sender: ServerId) -> bool:
+        """Something came from this epoch while the server waits; whether its sender is to be asked.
+
+        It may be known to nobody else that is left: who sent it can tell who has to confirm.
+        """
+        if epoch - self.newest.epoch > MAX_EPOCHS_AHEAD:
+            return False  # a damaged frame must not keep it from voting
+        if epoch <= max(self.newest.epoch, self._told.get(sender, 0)):
+            return False
+        self._told[sender] = epoch
+        self.confirmed_by.discard(sender)  # (it is asked once more)
+        self.denied_by.discard(sender)
+        return True
+
+    def check_hope(self) -> None:
+        """Raise `StorageError` if so many know another directory that no majority is left."""
+        if self.is_hopeless():
+            raise StorageError(
+                f"server {self.server}'s data directory is not the one that the cluster knows: "
+                f"give that one back, or empty it and start once with --rejoin"
+            )
+
+    def _needed(self) -> int:
+        """How many of the other voters make a majority, with this server itself if it is one.
+
+        All of them, where one that joins in a voter's place is told of too few.
+        """
+        own = self.newest.votes(self.server, self.incarnation)
+        return min(self.newest.majority - own, len(self._other_voters()))
+
+    def is_enough(self, now: float) -> bool:
+        """Whether enough of the other voters have confirmed."""
+        others = self._other_voters()
+        needed = len(others) if now < self.all_until else self._needed()
+        return sum(map(self._speaks, self.confirmed_by.intersection(others))) >= needed
+
+    def _speaks(self, server: ServerId) -> bool:
+        """Whether the answer of a server came from the very directory that is a member's."""
+        member = self.newest.find(server)
+        return member is None or self._directories.get(server) in (None, member.incarnation)
+
+    def is_hopeless(self) -> bool:
+        """Whether so many know this server by another directory that it has no majority left."""
+        others = self._other_voters()
+        return len(self.denied_by.intersection(others)) > len(others) - self._needed()
+
+    def _other_voters(self) -> list[ServerId]:
+        return [server for server in self.newest.voters if server != self.server]
+
+    def unanswered(self) -> list[ServerId]:
+        # (A server that was started on an old directory may be back on the right one by now.)
+        answered = set(filter(self._speaks, self.confirmed_by | self.denied_by))
+        # (What is denied is denied to learners as well: they take it along when they get a vote.)
+        known = self._other_voters() if self.starting else self.newest.servers
+        asked = sorted({*known, *self._told, *self.listed} - {self.server})
+        return [server for server in asked if server not in answered]

@@ -1,4 +1,7 @@
-"""What a leader knows and does in one ballot: plain data, dropped when it stops leading."""
+"""What a leader knows and does in one ballot: plain data, dropped when it stops leading.
+
+And the requests that a new leader keeps until it serves (rule 5).
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ from collections import deque
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from typing import TypeAlias
 
 import pykka
 
 from paxon.actors.ballot import ServerId
 from paxon.actors.environment import NEVER, ClientToken
+from paxon.actors.execution.agreed import decode_change
 from paxon.actors.execution.application import Application
 from paxon.actors.execution.digests import Comparison
+from paxon.actors.execution.machine_errors import error_reply
 from paxon.actors.execution.sessions import Reply
 from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.limits.allowances import (
@@ -24,10 +30,10 @@ from paxon.actors.limits.allowances import (
     MAX_READS,
     RETRY_AFTER,
     RETRY_FOR_ROOM,
+    TURN_BYTES,
 )
 from paxon.actors.limits.bounds import is_plausible_command
-from paxon.actors.limits.costs import Costs
-from paxon.actors.limits.turns import Stored
+from paxon.actors.limits.turns import Stored, request_bytes
 from paxon.actors.log import SlotLog
 from paxon.actors.log_time import Chores
 from paxon.actors.messages import (
@@ -43,6 +49,7 @@ from paxon.actors.messages import (
     Overloaded,
     Query,
     QueryReply,
+    Renew,
     ReplyStatus,
     ServerReply,
     SessionOpened,
@@ -52,13 +59,13 @@ from paxon.actors.messages import (
 from paxon.actors.records.changing import Changing
 from paxon.actors.records.configuration import Configuration
 from paxon.actors.records.places import Places
-from paxon.actors.records.reads import ReadQueue
-from paxon.actors.records.rounds import Rounds
+from paxon.actors.records.reads import ReadQueue, Rounds
 from paxon.actors.records.thrift import Thrift
 from paxon.actors.settings import Settings
 
 __all__ = [
-    "ENTRY_BYTES", "LITTLE_ROOM", "Pending", "Progress", "Reign", "answer_to", "is_level",
+    "ENTRY_BYTES", "LITTLE_ROOM", "Held", "HeldRequests", "Pending", "Progress", "Reign",
+    "answer_to", "is_level",
 ]  # fmt: skip
 
 SMALL_COMMAND = 16 << 10
@@ -71,6 +78,8 @@ MOST_BYTES_BEHIND = 4 << 20
 MOST_ASKED = 1024
 """So many changes of members are remembered with what came of them."""
 
+Held: TypeAlias = Command | OpenSession | Query | ChangeSettings | Renew
+"""A request that a new leader keeps until it serves."""
 LITTLE_ROOM = Reply(
     ReplyStatus.OVERLOADED, overloaded("the servers' disks have little room", RETRY_FOR_ROOM)
 )
@@ -112,21 +121,28 @@ def answer_to(entry: Entry, reply: Reply, application: Application, places: Plac
 
 
 class Pending:
-    """Commands that wait for a slot, in the order of their arrival."""
+    """Commands that wait for a slot, in the order of their arrival.
+
+    What they cost is an estimate, at the leader alone (docs/design/overload.md).
+    """
 
     def __init__(self, machine: StateMachine, on_dear: Callable[[], None]) -> None:
-        """`on_dear` is called whenever dear ones wait that cost `TURN_BYTES` (limits/costs.py)."""
+        """`on_dear` is called whenever dear ones wait that cost `TURN_BYTES`."""
+        self._cost_of, self._on_dear = machine.cost, on_dear
         self.entries: deque[Entry] = deque()
         self.bytes = 0
         """What they will take in slots' values, about."""
         self.most_are_short = False
         """So many servers' disks have no room that what is proposed would not be chosen."""
-        self.costs = Costs(machine, on_dear)
+        self.dear: dict[tuple[int, int], int] = {}
+        """What those cost that cost more than they are long, and …"""
+        self.cost = 0
+        """… all of these together."""
 
     @property
     def work(self) -> int:
         """The waiting work, in bytes and cost."""
-        return self.bytes + self.costs.total
+        return self.bytes + self.cost
 
     def add(self, entry: Entry) -> None:
         self.entries.append(entry)
@@ -141,16 +157,15 @@ class Pending:
         """Take out all."""
         taken = list(self.entries)
         self.entries.clear()
-        self.bytes = 0
-        for entry in taken:
-            self.costs.forget(entry)
+        self.dear.clear()
+        self.bytes = self.cost = 0
         return taken
 
     def pack(self, most_bytes: int) -> list[Entry]:
         """Take out what waited longest, up to the size and cost of a batch, at least one."""
-        pending, costs = self.entries, self.costs
+        pending, dear = self.entries, self.dear
         entries: list[Entry] = []
-        if self.bytes <= most_bytes and not costs.dear:
+        if self.bytes <= most_bytes and not dear:
             entries.extend(pending)
             pending.clear()
             self.bytes = 0
@@ -158,14 +173,31 @@ class Pending:
         size = cost = 0
         while pending:
             entry = pending[0]
-            taken = len(entry.command) + ENTRY_BYTES
-            size, cost = size + taken, cost + costs.of(entry)
+            key, taken = (entry.session, entry.seq), len(entry.command) + ENTRY_BYTES
+            size, cost = size + taken, cost + dear.get(key, 0)
             if entries and (size > most_bytes or cost > COST_PER_SLOT):
                 break
             entries.append(pending.popleft())
             self.bytes -= taken
-            costs.forget(entry)
+            self.cost -= dear.pop(key, 0)
         return entries
+
+    def too_dear(self, command: Command) -> bytes:
+        """Why a command, which was checked, costs too much for a slot; empty if it does not."""
+        try:
+            cost = int(self._cost_of(command.command))
+        except BaseException as error:  # the user's code may raise anything: it stops nobody
+            return error_reply(error)
+        if cost <= len(command.command):
+            return b""
+        if cost > COST_PER_SLOT:
+            text = b"it would cost about %d bytes of work; %d are allowed: split it"
+            return text % (cost, COST_PER_SLOT)
+        self.dear[command.session, command.seq] = cost
+        self.cost += cost
+        if self.cost >= TURN_BYTES:
+            self._on_dear()
+        return b""
 
 
 @dataclass(slots=True)
@@ -439,7 +471,7 @@ class Reign:
             command.acked <= session.floor != command.seq
         ):
             return put_off("acknowledge some replies first")
-        reason = application.check(command.command) or self.pending.costs.refusal(command)
+        reason = application.check(command.command) or pending.too_dear(command)
         return Reply(ReplyStatus.INVALID, reason) if reason else None
 
     def microseconds(self, now: float) -> int:
@@ -455,3 +487,50 @@ class Reign:
         proposed = [entry for batch in self.batches.values() for entry in batch.entries]
         renewals = [one for waiting in self.chores.renewals.values() for one in waiting]
         return proposed + renewals + list(self.pending.entries)
+
+
+class HeldRequests:
+    """Requests kept until this server serves (it leads, but has not executed the takeover)."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[ClientToken, Held]] = []
+        self._bytes = 0
+        self.tried: set[tuple[int, int]] = set()
+        """Held commands that this server has proposed before: they may have been executed."""
+
+    def add(self, client: ClientToken, request: Held, most_bytes: int) -> bool:
+        """Keep one, if there is room for it."""
+        size = request_bytes(request)
+        if self._bytes + size > most_bytes:
+            return False
+        self.requests.append((client, request))
+        self._bytes += size
+        return True
+
+    def add_unfinished(self, reign: Reign) -> None:
+        """Keep what clients wait for, until this server leads again (PMMC §2.3, replica)."""
+        for entry in reign.unexecuted():
+            client = reign.waiting.pop((entry.session, entry.seq), None)
+            if client is None:
+                continue
+            if entry.session:
+                self.tried.add((entry.session, entry.seq))
+            self.requests.append((client, _as_request(entry)))
+        self.requests.extend(reign.reads.clear())
+
+    def take(self) -> list[tuple[ClientToken, Held]]:
+        """Take out all."""
+        taken, self.requests, self._bytes = self.requests, [], 0
+        return taken
+
+
+def _as_request(entry: Entry) -> Command | OpenSession | ChangeSettings | Renew:
+    """The request that became this entry."""
+    if entry.session:
+        return Command(entry.session, entry.seq, entry.acked, entry.after, entry.command)
+    if entry.acked == RENEWAL:
+        return Renew(entry.seq, entry.command)
+    if entry.acked == SETTINGS:
+        change = decode_change(entry.command)
+        return ChangeSettings(entry.seq, change.changed_at, change.values)
+    return OpenSession(entry.seq)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from paxon.actors import Ballot
-from paxon.actors.records.leases import Grants
+from paxon.actors.records.reads import Grants
 from tests.mutants.__main__ import _outcome, modules
 from tests.mutants.checks import Check
 from tests.mutants.operators import Mutant, mutants
 
-LEASES = "paxon.actors.records.leases"
+LEASES = "paxon.actors.records.reads"
 
 
 def mutant(text: str) -> Mutant:
-    (found,) = [m for m in mutants(LEASES) if m.name == f"records.leases:Grants.{text}"]
+    (found,) = [m for m in mutants(LEASES) if m.name == f"records.reads:Grants.{text}"]
     return found
 
 

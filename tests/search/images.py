@@ -16,7 +16,6 @@ from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import Marks, SnapshotInfo
 from paxon.actors.execution.digests import Comparison, HashChain, Inquiry, SnapshotCheck
 from paxon.actors.execution.sessions import Reply, Session
-from paxon.actors.limits.costs import Costs
 from paxon.actors.limits.turns import Openings, Stored
 from paxon.actors.log import Slot, SlotLog
 from paxon.actors.log_time import Chores, LogTime
@@ -39,13 +38,10 @@ from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.catching_up import CatchingUp
 from paxon.actors.records.changing import Changing, Opening
 from paxon.actors.records.configuration import Configuration, Member
-from paxon.actors.records.confirmation import Confirmation
+from paxon.actors.records.disks import Confirmation
 from paxon.actors.records.following import Following
-from paxon.actors.records.held import HeldRequests
-from paxon.actors.records.leases import Grants
-from paxon.actors.records.reads import ReadQueue
-from paxon.actors.records.reign import Pending, Progress, Reign
-from paxon.actors.records.rounds import Rounds
+from paxon.actors.records.reads import Grants, ReadQueue, Rounds
+from paxon.actors.records.reign import HeldRequests, Pending, Progress, Reign
 from paxon.actors.records.snapshots import Retry, Snapshots
 from paxon.actors.records.thrift import Thrift
 from tests.harness import Register
@@ -362,7 +358,9 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
     application = server.application
     if server._reign is not None:  # (nothing is left of what the image leaves out)
         server._reign.futures = {}
-        server._reign.pending.costs = Costs(application.machine, server.reception.end_share)
+        pending = Pending(application.machine, server.reception.end_share)
+        vars(pending).update(vars(server._reign.pending))
+        server._reign.pending = pending
     machine, table = application.machine, application.sessions
     assert isinstance(machine, Register)
     application.executed = executed

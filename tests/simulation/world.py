@@ -16,7 +16,7 @@ from paxon.actors.disk.storage import NO_ROOM, PLENTY, Storage
 from paxon.actors.execution.agreed import first_agreed
 from paxon.actors.members import ChangeMembers
 from paxon.actors.messages import ChangeSettings, TransferLeader
-from paxon.actors.records import rounds
+from paxon.actors.records import reads
 from paxon.kvstore.store.store import KVStore
 from paxon.transport import Burst
 from tests.books.store import StoreBooks
@@ -101,8 +101,8 @@ class World:
             agreed = first_agreed(settings.agreed_given, KVStore.limits)
             make_cluster(disks, agreed, members=members)
         if plan.lease_in_use:
-            self._lease_in_use = rounds.LEASE_IN_USE
-            rounds.LEASE_IN_USE = plan.lease_in_use
+            self._lease_in_use = reads.LEASE_IN_USE
+            reads.LEASE_IN_USE = plan.lease_in_use
         self.healing = False
         self.administrators: dict[int, Administrator] = {}
         """By the numbers of the changes that they ask for."""
@@ -691,4 +691,4 @@ class World:
         for node in self.nodes.values():
             node.crash("the run is over")
         if self.plan.lease_in_use:
-            rounds.LEASE_IN_USE = self._lease_in_use
+            reads.LEASE_IN_USE = self._lease_in_use

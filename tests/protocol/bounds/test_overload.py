@@ -44,7 +44,7 @@ from paxon.actors.messages import (
     Unwatch,
     retry_after,
 )
-from paxon.actors.records.held import HeldRequests
+from paxon.actors.records.reign import HeldRequests
 from paxon.kvstore.store.operations import Append, Get, Put, encode_operations
 from paxon.kvstore.store.store import KVStore
 from paxon.transport import Burst, FrameError

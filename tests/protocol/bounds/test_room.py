@@ -82,7 +82,7 @@ def test_what_waits_for_a_slot_when_room_ends_is_put_off() -> None:
     own = server.on_local(Execute(LARGE))  # and something of this process's own
     reign = reign_of(server)
     assert reign.pending.entries
-    reign.pending.costs.dear[session, 19] = reign.pending.costs.total = 5
+    reign.pending.dear[session, 19] = reign.pending.cost = 5
     look_for_room(cluster)
     assert reign.pending.entries and cluster.reply_to(19) is None, "there is room for it"
     cluster.storages[1].room = 0

@@ -18,6 +18,7 @@ from paxon.actors.execution.agreed import (
     OWN,
     Agreed,
     Change,
+    Features,
     Limits,
     agreed_values,
     apply_change,
@@ -29,7 +30,6 @@ from paxon.actors.execution.agreed import (
     first_agreed,
 )
 from paxon.actors.execution.application import Application, encode_batch
-from paxon.actors.execution.features import Features
 from paxon.actors.messages import (
     NO_OP,
     SETTINGS,

@@ -6,7 +6,7 @@ import pytest
 
 from paxon.actors.messages import CountAnswer, Heartbeat
 from paxon.actors.records.configuration import Configuration, Member, encode_config
-from paxon.actors.records.confirmation import Confirmation
+from paxon.actors.records.disks import Confirmation
 from tests.harness import Cluster
 
 FIVE = Configuration(0, 0, tuple(Member(server, server) for server in (1, 2, 3, 4, 5)))

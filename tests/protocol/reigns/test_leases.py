@@ -13,7 +13,7 @@ import pytest
 from paxon.actors import Ballot
 from paxon.actors.disk.storage import Storage
 from paxon.actors.messages import P1A, P1B, Heartbeat, HeartbeatReply, PreVote, QueryReply
-from paxon.actors.records.leases import LONGEST_LEASE, Grants, counted
+from paxon.actors.records.reads import LONGEST_LEASE, Grants, counted
 from tests.harness import Cluster, reign_of
 from tests.messages import beat
 

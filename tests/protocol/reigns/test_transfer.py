@@ -23,7 +23,7 @@ from paxon.actors.messages import (
     ReplyStatus,
     TransferLeader,
 )
-from paxon.actors.records.leases import Grants
+from paxon.actors.records.reads import Grants
 from paxon.actors.records.reign import MOST_BEHIND
 from tests.harness import Cluster, reign_of
 from tests.protocol.watched import WatchedCluster

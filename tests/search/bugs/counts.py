@@ -12,8 +12,7 @@ from paxon.actors.disk.storage import Storage
 from paxon.actors.environment import ServerBurst
 from paxon.actors.messages import P1A, P2A, CountAnswer, CountQuestion, PreVote
 from paxon.actors.parts.membership import Membership
-from paxon.actors.records.confirmation import Confirmation
-from paxon.actors.records.disks import KnownDisks
+from paxon.actors.records.disks import Confirmation, KnownDisks
 from tests.search.planted import Original, always, plant
 
 

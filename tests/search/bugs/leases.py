@@ -10,7 +10,7 @@ import msgspec
 from paxon.actors import Ballot, PaxosServer
 from paxon.actors import server as server_module
 from paxon.actors.messages import P1A, Heartbeat, HeartbeatReply
-from paxon.actors.records.leases import Grants
+from paxon.actors.records.reads import Grants
 from paxon.actors.records.reign import Reign
 from tests.search.planted import Original, plant
 from tests.simulation.machine import SimulatedClock

@@ -27,7 +27,7 @@ from paxon.actors.parts import status
 from paxon.actors.parts.membership import Membership
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.configuration import Configuration, decode_config, is_config
-from paxon.actors.records.confirmation import Confirmation
+from paxon.actors.records.disks import Confirmation
 from paxon.actors.records.reign import Reign
 from tests.search.planted import Original, PlantedBug, always, planted
 

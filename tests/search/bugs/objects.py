@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from paxon.actors.execution.features import Features
+from paxon.actors.execution.agreed import Features
 from paxon.actors.execution.machine_errors import MachineFailure
 from paxon.kvstore.objects.machine import ObjectMachine
 from paxon.kvstore.objects.moment import Chance, Timers

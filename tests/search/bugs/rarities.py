@@ -12,7 +12,7 @@ from paxon.actors.limits.bounds import RoundGuard
 from paxon.actors.log import SlotLog
 from paxon.actors.messages import CountQuestion
 from paxon.actors.records.catching_up import CatchingUp
-from paxon.actors.records.confirmation import Confirmation
+from paxon.actors.records.disks import Confirmation
 from tests.search.planted import Original, PlantedBug, always, planted
 
 __all__ = ["RARITIES"]
