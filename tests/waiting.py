@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["happens_soon", "wait_until"]
+__all__ = ["happens_soon", "running_seconds", "wait_until"]
 
 
 def wait_until(
@@ -24,3 +26,39 @@ def happens_soon(condition: Callable[[], bool], seconds: float = 2.0) -> bool:
     while not (holds := condition()) and time.monotonic() < end:
         time.sleep(0.005)  # between two looks; how often decides nothing
     return holds
+
+
+class _RunningClock:
+    """Goes on while this machine runs: a thread looks often, and was held up where it is late."""
+
+    LOOK_SECONDS = 0.02
+    HELD_UP_SECONDS = 0.1
+    """What passes between two looks counts up to here."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last, self._ran = time.monotonic(), 0.0
+        threading.Thread(target=self._look, name="running-clock", daemon=True).start()
+
+    def __call__(self) -> float:
+        with self._lock:
+            now = time.monotonic()
+            self._ran += min(now - self._last, self.HELD_UP_SECONDS)
+            self._last = now
+            return self._ran
+
+    def _look(self) -> None:
+        while True:
+            time.sleep(self.LOOK_SECONDS)
+            self()
+
+
+@functools.cache
+def _running_clock() -> _RunningClock:
+    return _RunningClock()
+
+
+def running_seconds() -> float:
+    """A clock for what may only take so long: it stands while this machine, or all of this process,
+    does."""
+    return _running_clock()()

@@ -28,6 +28,8 @@ __all__ = [
     "environment",
     "paxon",
     "paxon_here",
+    "last_sentence",
+    "once_it_says",
     "one_sentence",
     "are_level",
     "wait_until",
@@ -45,19 +47,19 @@ _COLOURS = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS")
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment without settings of whoever runs the tests."""
+    """The environment without settings of whoever runs the tests, and with their patience."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("PAXON_") and name not in _COLOURS
     }
-    return kept | {"NO_COLOR": "1", "COLUMNS": "200"} | more
+    return kept | {"NO_COLOR": "1", "COLUMNS": "200", "PAXON_TIMEOUT": "60"} | more
 
 
 def paxon(
     *arguments: str,
     stdin: bytes = b"",
-    timeout: float = 30,
+    timeout: float = 120,
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
@@ -109,6 +111,26 @@ def one_sentence(done: subprocess.CompletedProcess[bytes]) -> str:
     lines = [line for line in done.stderr.decode().splitlines() if line.strip()]
     assert len(lines) == 1, lines
     return lines[0]
+
+
+def last_sentence(done: subprocess.CompletedProcess[bytes]) -> str:
+    """How it ended; before that may stand what it waited for, on a busy machine."""
+    *waited, last = done.stderr.decode().splitlines()
+    assert all(line.startswith("paxon: waiting: ") for line in waited), waited
+    return last
+
+
+def once_it_says(text: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """The command once it ends with this on stderr: a busy machine may hear nobody in a short
+    `--timeout`."""
+    found: list[subprocess.CompletedProcess[bytes]] = []
+
+    def says() -> bool:
+        found.append(paxon_here(*arguments))
+        return text in last_sentence(found[-1])
+
+    wait_until(says, f"paxon {' '.join(arguments)} says: {text}")
+    return found[-1]
 
 
 def are_level(cluster: LocalCluster) -> bool:

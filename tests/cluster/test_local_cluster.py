@@ -75,7 +75,7 @@ def test_two_clusters_run_side_by_side(transport: str) -> None:
         one.leader()
         other.leader()
         assert not {*one.addresses, *one.peer_addresses} & {*other.addresses, *other.peer_addresses}
-        names = {row.reply.cluster for c in (one, other) for row in c.status() if row.reply}
+        names = {row.reply.cluster for c in (one, other) for row in c.status(60.0) if row.reply}
         assert len(names) == 2
         assert all(address.startswith(f"{transport}://") for address in one.peer_addresses)
 
@@ -135,7 +135,7 @@ def test_a_server_that_dies_by_itself_is_noticed() -> None:
 def test_a_directory_keeps_its_cluster(tmp_path: Path) -> None:
     def identity(cluster: LocalCluster) -> tuple[str, str]:
         cluster.leader()
-        reply = cluster.status()[0].reply
+        reply = cluster.status(60.0)[0].reply
         assert reply is not None
         return reply.cluster, str(reply.ballot)
 
@@ -517,11 +517,11 @@ def test_what_a_supervisor_is_asked_as_it_ends_is_refused_at_once(
 
     monkeypatch.setattr(supervisor, "_look_after", ask_and_end)
     supervisor._wake()
-    supervisor._thread.join(5.0)
+    supervisor._thread.join(60.0)
     assert not supervisor._thread.is_alive()
     asked.append(supervisor.send(1, signal.SIGTERM))
     for future in asked:
-        assert "stopped for good" in str(future.exception(1.0))
+        assert "stopped for good" in str(future.exception(60.0))
     assert len(asked) == 2
 
 
@@ -537,9 +537,9 @@ def test_a_cluster_that_is_collected_by_its_own_supervisor_does_not_wait_for_its
         collected.set_result(None)
 
     supervisor._submit(end, collected)
-    collected.result(5.0)
-    wait_until(lambda: not any(pid_is_alive(pid) for pid in running), "the server is gone", 5)
-    supervisor._thread.join(5.0)
+    collected.result(60.0)
+    wait_until(lambda: not any(pid_is_alive(pid) for pid in running), "the server is gone")
+    supervisor._thread.join(60.0)
     assert not supervisor._thread.is_alive()
     cluster.stop()
 

@@ -46,15 +46,15 @@ def start_parent(directory: Path, then: str) -> tuple[subprocess.Popen[str], lis
 def test_a_parent_that_is_killed_takes_its_servers_along(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    parent, servers = start_parent(tmp_path, "time.sleep(60)")
+    parent, servers = start_parent(tmp_path, "time.sleep(600)")
     os.kill(parent.pid, number)
     parent.communicate(timeout=30)
-    wait_until(lambda: not any(pid_is_alive(pid) for pid in servers), "all servers are gone", 5)
+    wait_until(lambda: not any(pid_is_alive(pid) for pid in servers), "all servers are gone")
 
 
 @pytest.mark.parametrize(
     "then",
-    ["pass", "raise SystemExit(3)", "import os; os._exit(4)", "del cluster; time.sleep(60)"],
+    ["pass", "raise SystemExit(3)", "import os; os._exit(4)", "del cluster; time.sleep(600)"],
 )
 def test_a_parent_that_forgets_to_stop_leaves_no_server(then: str, tmp_path: Path) -> None:
     parent, servers = start_parent(tmp_path, then)
@@ -72,7 +72,7 @@ def run():
     orphans.PR_SET_PDEATHSIG = 0  # no such request: the kernel does not help
     spawning.die_with_parent()
     print(os.getpid(), flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 PARENT_OF_ONE = """
@@ -82,7 +82,7 @@ from paxon.kvstore.cluster.spawning import start_process
 
 process = multiprocessing.get_context("spawn").Process(target=run)
 start_process(process)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -101,7 +101,7 @@ def test_without_the_kernels_help_a_thread_watches_the_parent(tmp_path: Path) ->
     assert pid_is_alive(child)
     parent.kill()
     parent.communicate(timeout=30)
-    wait_until(lambda: not pid_is_alive(child), "the child is gone", 5)
+    wait_until(lambda: not pid_is_alive(child), "the child is gone")
 
 
 def test_only_the_servers_own_start_leaves_out_the_main_script(

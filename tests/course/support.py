@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from paxon.kvstore.cluster.status import ServerStatus
 from tests.cluster.helpers import wait_until
 from tests.faults.networks.network import RelayedCluster
 from tests.faults.probes import LogProbe, check_logs
 from tests.faults.trial import LOSSY
+from tests.waiting import running_seconds
 
-__all__ = ["LOSSY", "together", "check_at_rest", "counters", "retained_bytes"]
+__all__ = ["LOSSY", "PATIENCE", "within", "together", "check_at_rest", "counters", "retained_bytes"]
+
+
+PATIENCE = 60.0
+"""Seconds that a client's operation may take on a busy machine; how long it does is `within`'s."""
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Fail if the block takes longer, the time left out in which this machine stood."""
+    began = running_seconds()
+    yield
+    assert running_seconds() - began < seconds
 
 
 def together(works: Iterable[Callable[[], None]], seconds: float = 60.0) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.course.support import check_at_rest, counters, together
+from tests.course.support import PATIENCE, check_at_rest, counters, together
 from tests.faults.networks.network import RelayedCluster
 from tests.faults.probes import LogProbe
 from tests.soak import sized
@@ -21,17 +21,18 @@ def test_synchronous_clients(five: RelayedCluster, probe: LogProbe) -> None:
     barrier = threading.Barrier(clients)
 
     def work(me: int) -> None:
-        with five.client(timeout=20) as client:
+        with five.client(timeout=PATIENCE) as client:
             for turn in range(rounds):
                 client.append(f"rounds/{turn}", f"{me};")
-                barrier.wait(30)
+                barrier.wait(2 * PATIENCE)
                 value = client.get(f"rounds/{turn}")
                 assert value is not None
                 assert sorted(value.split(b";")[:-1]) == sorted(b"%d" % n for n in range(clients))
                 assert client.get(f"rounds/{turn + 1}") is None or turn + 1 < rounds
-                barrier.wait(30)
+                barrier.wait(2 * PATIENCE)
 
-    together([lambda me=me: work(me) for me in range(clients)])  # type: ignore[misc]  # lambda
+    works = [lambda me=me: work(me) for me in range(clients)]
+    together(works, 4 * PATIENCE)
     check_at_rest(five, probe)
 
 
@@ -41,13 +42,13 @@ def test_concurrent_appends(five: RelayedCluster, probe: LogProbe) -> None:
     lengths: dict[str, int] = {}
 
     def work(me: int) -> None:
-        with five.client(timeout=20) as client:
+        with five.client(timeout=PATIENCE) as client:
             for turn in range(appends):
                 entry = f"{me}.{turn};"
                 lengths[entry] = client.append("appends", entry)
 
     together([lambda me=me: work(me) for me in range(clients)])  # type: ignore[misc]  # lambda
-    with five.client() as client:
+    with five.client(timeout=PATIENCE) as client:
         value = (client.get("appends") or b"").decode()
     entries = value.split(";")[:-1]
     for me in range(clients):
@@ -64,7 +65,7 @@ def test_message_count(
 ) -> None:
     """At most 75 messages to servers for each command; heartbeats and acknowledgements count."""
     names = ("peer_messages_received", "client_messages_received")
-    with five.client() as client:
+    with five.client(timeout=PATIENCE) as client:
         client.append("counted", "0")
         before = counters(five, *names)
         for _ in range(500):

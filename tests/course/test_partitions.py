@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from paxon.kvstore import RequestTimeout
-from tests.course.support import check_at_rest
+from tests.course.support import PATIENCE, check_at_rest, within
 from tests.faults.load import Load
 from tests.faults.networks.network import MAIN, Node, RelayedCluster
 from tests.faults.probes import LogProbe, check_logs
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.process]
 
 
 def test_basic(five: RelayedCluster, probe: LogProbe) -> None:
-    with five.client() as client:
+    with five.client(timeout=PATIENCE) as client:
         assert client.get("basic/absent") is None
         client.put("basic/a", "1")
         assert client.get("basic/a") == b"1"
@@ -39,9 +39,9 @@ def test_basic(five: RelayedCluster, probe: LogProbe) -> None:
 def test_no_partition(
     five: RelayedCluster, probe: LogProbe, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
-    with Load(lambda _: five.client(), clients=3, prefix="whole/") as load:
+    with Load(lambda _: five.client(timeout=PATIENCE), clients=3, prefix="whole/") as load:
         load.run_for(sized(1.0, 10.0))
-    with five.client() as client:
+    with five.client(timeout=PATIENCE) as client:
         found = load.verify(client, tmp_path / "history.jsonl")
     assert (found.unknown, load.timeouts) == (0, 0)
     assert found.longest_wait < 2.0
@@ -52,9 +52,11 @@ def test_no_partition(
 def test_progress_in_majority(five: RelayedCluster, probe: LogProbe) -> None:
     before = probe.slot(4, 0).last_non_empty
     five.network.partition([1, 2, 3, MAIN], [4, 5])
-    with five.client() as client:
-        client.put("majority", "reached", timeout=3)
-        assert client.get("majority", timeout=3) == b"reached"
+    with five.client(timeout=PATIENCE) as client:
+        with within(3.0):
+            client.put("majority", "reached")
+        with within(3.0):
+            assert client.get("majority") == b"reached"
     logs = probe.logs()
     check_logs(logs)
     slot = logs[1].last_non_empty()
@@ -67,7 +69,7 @@ def test_progress_in_majority(five: RelayedCluster, probe: LogProbe) -> None:
 def test_no_progress_in_minority(five: RelayedCluster, probe: LogProbe) -> None:
     five.network.partition([1, 2, MAIN], [3, 4, 5])
     chosen = {server: probe.log(server) for server in (1, 2)}
-    with five.client() as client:
+    with five.client(timeout=PATIENCE) as client:
         began = time.monotonic()
         with pytest.raises(RequestTimeout):
             client.put("minority", "never", timeout=2)
@@ -81,18 +83,20 @@ def test_no_progress_in_minority(five: RelayedCluster, probe: LogProbe) -> None:
                 assert logs[server].status(slot) in ("EMPTY", "ACCEPTED")
         five.network.heal()
         # What nobody saw acknowledged may have happened, or may not.
-        assert client.get("minority", timeout=3) in (None, b"never")
+        with within(3.0):
+            assert client.get("minority") in (None, b"never")
     check_at_rest(five, probe)
 
 
 def test_progress_after_heal(five: RelayedCluster, probe: LogProbe) -> None:
     five.network.partition([1, 2, MAIN], [3, 4, 5])
-    with five.client(timeout=20) as client:
+    with five.client(timeout=PATIENCE) as client:
         write = client.submit_put("healed", "late")
         with pytest.raises(TimeoutError):
             write.result(timeout=2)
         five.network.heal()
-        write.result(timeout=3)
+        with within(3.0):
+            write.result()
         assert client.get("healed") == b"late"
     check_at_rest(five, probe)
 
@@ -101,7 +105,7 @@ def test_server_switches_partitions(five: RelayedCluster, probe: LogProbe) -> No
     """What was decided with server 3 on one side is known to the other once it switches."""
     left: list[Node] = [1, 2, 3, MAIN]
     right: list[Node] = [3, 4, 5, MAIN]
-    with five.client(timeout=5) as client:
+    with five.client(timeout=PATIENCE) as client:
         five.network.partition(left, [4, 5])
         client.put("switch", "a")
         five.network.partition(right, [1, 2])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.course.support import LOSSY, check_at_rest
+from tests.course.support import LOSSY, PATIENCE, check_at_rest
 from tests.faults.load import Load
 from tests.faults.networks.network import MAIN, RelayedCluster
 from tests.faults.probes import LogProbe, check_logs
@@ -26,7 +26,7 @@ def test_single_partition(
     five: RelayedCluster, probe: LogProbe, tmp_path: Path, figure: Figure
 ) -> None:
     """The leader is cut off with one other; no client waits longer than 3 s."""
-    with Load(lambda _: five.client(timeout=10), clients=3, prefix="single/") as load:
+    with Load(lambda _: five.client(timeout=PATIENCE), clients=3, prefix="single/") as load:
         load.run_for(1.0)
         leader = five.leader()
         companion = 1 + leader % 5
@@ -35,7 +35,7 @@ def test_single_partition(
         load.run_for(sized(1.5, 10.0))
         five.network.heal()
         load.run_for(1.0)
-    with five.client() as client:
+    with five.client(timeout=PATIENCE) as client:
         found = load.verify(client, tmp_path / "history.jsonl")
     assert (found.unknown, load.timeouts) == (0, 0)
     assert found.longest_wait < 3.0
@@ -65,11 +65,13 @@ def test_constant_repartition(
     five.network.weather(loss=LOSS if lossy else 0.0)
     options = LOSSY if lossy else None
     name = f"repartition/{lossy}/"
-    with Load(lambda _: five.client(timeout=10, options=options), clients=3, prefix=name) as load:
+    with Load(
+        lambda _: five.client(timeout=PATIENCE, options=options), clients=3, prefix=name
+    ) as load:
         times = repartition(five, load, sized(6.0, 30.0), 2.0, seed=13 if lossy else 3)
     check_logs(probe.logs())
     five.network.heal()
-    with five.client() as client:
+    with five.client(timeout=PATIENCE) as client:
         found = load.verify(client, tmp_path / "history.jsonl")
     figure(
         f"{times} majorities, {found.operations} operations, "
@@ -86,11 +88,11 @@ def test_repartition_full_throughput(
     """Clients as fast as they can, a new majority every 2 s, for 50 s."""
     seconds = sized(4.0, 50.0)
     with Load(
-        lambda _: five.client(timeout=10), clients=10, keys=20, pause=0.0, prefix="fast/"
+        lambda _: five.client(timeout=PATIENCE), clients=10, keys=20, pause=0.0, prefix="fast/"
     ) as load:
         repartition(five, load, seconds, 2.0, seed=5)
     five.network.heal()
-    with five.client() as client:
+    with five.client(timeout=PATIENCE) as client:
         found = load.verify(client, tmp_path / "history.jsonl")
     each = found.operations / seconds
     figure(f"{each:.0f} operations a second, longest wait {found.longest_wait:.2f} s")

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Self
 
 from paxon.kvstore import Client, RequestTimeout
-from tests.cluster.helpers import wait_until
 from tests.linearizability import (
     Operation,
     Recorder,
@@ -21,6 +20,7 @@ from tests.linearizability import (
     dump_history,
     load_history,
 )
+from tests.waiting import running_seconds, wait_until
 
 __all__ = ["Load", "Verified"]
 
@@ -44,7 +44,8 @@ class Verified:
     lost: int
     """Acknowledged ledger entries that are not there in the end."""
     longest_wait: float
-    """Seconds that the slowest answered operation took."""
+    """Seconds that the slowest answered operation took, those left out in which this machine stood.
+    """
 
 
 @dataclass(slots=True)
@@ -96,7 +97,7 @@ class Load:
         self.answered = [0] * clients
         """Operations that each client has had answered."""
         self.waits: list[tuple[float, float]] = []
-        """When each answered operation began, and the seconds that it took."""
+        """When each answered operation began, and the seconds that this machine ran meanwhile."""
         self.timeouts = 0
         self._ledgers = [[_Ledger(f"{prefix}ledger/{n}/0")] for n in range(clients)]
         """Of each client, the one that it writes to now last."""
@@ -198,9 +199,9 @@ class Load:
                 turn = 0
                 while not self._ending.is_set():
                     turn += 1
-                    began = time.monotonic()
+                    began, ran = time.monotonic(), running_seconds()
                     if self._turn(client, draw, number, turn):
-                        self.waits.append((began, time.monotonic() - began))
+                        self.waits.append((began, running_seconds() - ran))
                         self.answered[number] += 1
                     else:
                         self.timeouts += 1

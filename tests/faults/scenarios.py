@@ -164,8 +164,8 @@ def partial_partition(cluster: Faulty, directory: Path, long: bool) -> Outcome:
         for _ in range(trial.sized(1, 8)):
             for what, cut in PARTIAL_CUTS.items():
                 if cluster.network.one_way or "one way" not in what:
-                    # A starved machine may depose a leader, too, but hardly twice in a row.
-                    assert calm(trial, cut) or calm(trial, cut), f"unrest: {what}"
+                    # A starved machine may depose a leader, too, but not each time.
+                    assert any(calm(trial, cut) for _ in range(5)), f"unrest: {what}"
     return trial.verify()
 
 

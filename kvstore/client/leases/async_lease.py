@@ -71,9 +71,7 @@ class AsyncLost:
     def is_set(self) -> bool:
         """Whether the lease is lost, by the clock of this very moment."""
         lease = self._lease()
-        if lease is not None:
-            lease.is_over(boot_seconds())
-        return self._event.is_set()
+        return self._event.is_set() if lease is None else lease.is_over(boot_seconds())
 
     async def wait(self) -> bool:
         """Wait until the lease is lost."""

@@ -54,9 +54,7 @@ class Lost:
     def is_set(self) -> bool:
         """Whether the lease is lost, by the clock of this very moment."""
         lease = self._lease()
-        if lease is not None:
-            lease.is_over(boot_seconds())
-        return self._event.is_set()
+        return self._event.is_set() if lease is None else lease.is_over(boot_seconds())
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the lease is lost, at most so many seconds; whether it is."""

@@ -211,8 +211,9 @@ def test_all_killed_and_started_in_turns_lose_nothing(servers: Servers) -> None:
         with Client(servers.address(*early), timeout=PATIENCE) as client:
             client.append("k", f" {late}")
         servers.start(late, THREE)
-        wait_until(lambda: len(servers.rows(*THREE)) == 3)
-        after = {s: reply.ballot for s, reply in servers.rows(*THREE).items()}  # type: ignore[attr-defined]
+        after: dict[int, object] = {}
+        while len(after) < 3:
+            after = {s: reply.ballot for s, reply in servers.rows(*THREE).items()}  # type: ignore[attr-defined]
         assert all(after[server] >= ballot for server, ballot in before.items())
     with Client(servers.address(*THREE), timeout=PATIENCE) as client:
         assert client.get("k") == b"acknowledged 2 1 3"

@@ -55,8 +55,8 @@ def test_the_others_find_a_server_that_moved(servers: Servers) -> None:
     servers.stop(1)  # 2 has the old address in its file, and needs 3 from here on
     with Client(servers.address(2), timeout=PATIENCE) as client:
         client.put("k", "with server 3")
-        said = {reply.server: reply for reply in client.status().values() if reply}
-        assert said[2].addresses[3] == f"tcp://{address}"
+        (said,) = client.status(servers.address(2), timeout=PATIENCE).values()
+        assert said.addresses[3] == f"tcp://{address}"
     servers.stop(2)
     servers.start(2, THREE)  # and so when it has forgotten all that is not on its disk
     with Client(address, timeout=PATIENCE) as client:

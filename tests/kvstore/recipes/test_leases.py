@@ -132,11 +132,23 @@ def test_it_ends_by_the_logs_time_and_its_owner_hears_of_it(cluster: Cluster) ->
         kv.put("a", b"1", lease=lease)
         cluster.let_pass(4.0)  # for the servers: its owner had no time to renew it
         wait_until(lambda: kv.get("a") is None)
-        assert lease.lost.wait(30) and told == [1]
-        assert "ended" in lease.reason and odd.lost.wait(30)
-        after = kv.lease(ttl=2)
-        granted = after.deadline
+        assert lease.lost.wait(30) and odd.lost.wait(30)
+        wait_until(lambda: told == [1])
+        assert "ended" in lease.reason
+        after = kv.lease(ttl=60)
+        granted, after.renew_at = after.deadline, 0.0
         wait_until(lambda: after.deadline > granted)  # renewed, although one raised
+
+
+def test_a_lost_one_is_lost_before_anybody_is_told(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever looks while the thread that found it out has not got to telling of it."""
+    seen: list[bool] = []
+    monkeypatch.setattr(Lease, "_tell", lambda self: seen.append(self.lost.is_set()))
+    with cluster.client() as kv:
+        kv.lease(ttl=60).lose("it has ended")
+    assert seen == [True]
 
 
 def test_a_renewal_is_renewed_at_the_servers(cluster: Cluster) -> None:

@@ -79,7 +79,7 @@ def test_a_waiter_in_the_middle_that_goes_lets_nobody_in(
 ) -> None:
     lock = kv.lock("a")
     with lock:
-        middle = Other(cluster, lambda client: client.lock("a", ttl=2).acquire())
+        middle = Other(cluster, lambda client: client.lock("a", ttl=60).acquire())
         wait_until(lambda: len(lock.contenders()) == 2)
         last = Other(cluster, lambda client: client.lock("a").acquire())
         wait_until(lambda: len(lock.contenders()) == 3)
@@ -224,9 +224,13 @@ def test_what_was_let_go_of_or_lost_is_not_entered(cluster: MemoryCluster, kv: C
 
 def test_the_lease_that_ends_frees_it(cluster: MemoryCluster, kv: Client) -> None:
     """A holder that is dropped is not renewed any more: as if its process had died."""
-    fence = kv.lock("a", ttl=2).acquire().fence
-    other = Other(cluster, lambda client: client.lock("a").acquire())
+    fence = kv.lock("a", ttl=60).acquire().fence
+    keeper = kv._keeper
+    assert keeper is not None
+    wait_until(lambda: not keeper._runs)
+    other = Other(cluster, lambda client: client.lock("a", ttl=600).acquire())
     wait_until(lambda: len(kv.lock("a").contenders()) == 2)
+    cluster.let_pass(61)
     held = other.join()
     assert isinstance(held, Held) and held.fence > fence
     held.release()

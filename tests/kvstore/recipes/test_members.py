@@ -19,6 +19,7 @@ from paxon import (
     RequestTimeout,
 )
 from paxon.testing import MemoryCluster
+from tests.waiting import wait_until
 
 
 def values(members: list[Contender]) -> list[bytes]:
@@ -50,12 +51,16 @@ def test_members_come_and_go_and_each_change_is_told(kv: Client) -> None:
         assert workers.list() == [] and len(kv.leases()) == 2
 
 
-def test_a_member_that_dies_is_one_no_more(kv: Client) -> None:
-    workers = kv.members("workers", ttl=2)
+def test_a_member_that_dies_is_one_no_more(cluster: MemoryCluster, kv: Client) -> None:
+    workers = kv.members("workers", ttl=60)
     told = workers.watch()
     assert next(told) == []
     workers.join("one")  # and nobody keeps what it returned, as if its process had died
     assert values(next(told)) == [b"one"]
+    keeper = kv._keeper
+    assert keeper is not None
+    wait_until(lambda: not keeper._runs)
+    cluster.let_pass(61)
     assert next(told) == []
 
 
