@@ -18,7 +18,6 @@ from typing import TypeVar
 import zmq
 
 from paxon.transport.errors import ForeignFrame, FrameError, OversizedFrame
-from paxon.transport.inherited import as_socket
 from paxon.transport.log import logger
 from paxon.transport.options import EndpointOptions
 
@@ -465,11 +464,13 @@ def _descriptor_of(frame: zmq.Frame) -> int:
 
 
 def _received(descriptor: int) -> int:
-    """What a TCP connection has brought, bytes; 0 where that is not known."""
-    told = b""
-    with suppress(OSError), as_socket(descriptor) as connection:
-        told = connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _RECEIVED_AT + 8)
-    return int.from_bytes(told[_RECEIVED_AT:], sys.byteorder)
+    """What a TCP connection has brought, bytes; 0 where that is not known.
+
+    One call of the system, for its number may be somebody else's by the next.
+    """
+    told, size = ctypes.create_string_buffer(_RECEIVED_AT + 8), ctypes.c_int(_RECEIVED_AT + 8)
+    _libc.getsockopt(descriptor, socket.IPPROTO_TCP, _TCP_INFO, told, ctypes.byref(size))
+    return int.from_bytes(told.raw[_RECEIVED_AT:], sys.byteorder)
 
 
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
