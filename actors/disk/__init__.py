@@ -1,4 +1,4 @@
-"""What a server keeps, and what it keeps it on.
+"""A server's durable data, and the engines that keep it.
 
 Read `storage` (the interface, and what every engine refuses), `memory_storage` (the shortest
 engine); then the one for users: `data_directory`, `sqlite_format`,

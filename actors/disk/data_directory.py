@@ -447,7 +447,7 @@ class DataDirectory:
 def _refusal_by_log(path: Path) -> OSError | None:
     """What the system says of SQLite's log, asked by SQLite's own descriptor (see above).
 
-    A byte behind its end means nothing to SQLite, which knows the last frame that counts.
+    A byte beyond its end means nothing to SQLite, which knows the last frame that counts.
     """
     try:
         log = path.stat()

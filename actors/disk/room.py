@@ -41,7 +41,7 @@ SURVEY_SECONDS = 1.0
 SHARED_BELOW = 8
 """… of which no more is free than so many times what this server has, and 64 MiB each time."""
 MOST_BESIDE = 1000
-"""Of a directory with more entries not all are looked at."""
+"""At most so many entries of a directory are looked at."""
 OUR_NAMES = ("paxon.", "snapshot-", "incoming-")
 """How the names of a server's large files begin."""
 
@@ -141,7 +141,7 @@ class SharedDisk:
     """The disk of a server's directory, and others of its cluster that lie beside it there.
 
     Once it may get tight each has its part, so that no log takes what another counts on. A snapshot
-    is taken wherever there is room, for it makes some.
+    is taken wherever there is room, because it makes some.
     """
 
     def __init__(self, directory: Path, cluster: str, server: ServerId) -> None:
@@ -240,7 +240,7 @@ def _free(state: os.statvfs_result) -> int:
 
 
 def _taken(directory: Path) -> int:
-    """What the large files of a server's directory take."""
+    """The bytes that the large files of a server's directory take."""
     total = 0
     with os.scandir(directory) as entries:
         for entry in entries:

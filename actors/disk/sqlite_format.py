@@ -1,8 +1,8 @@
-"""What stands in `paxon.db`: tables, checksums, and the look at all of it before it is believed.
+"""The contents of `paxon.db`: tables, checksums, and the check of all of it at the start.
 
 That begins with the write-ahead log, which SQLite cuts silently where it is damaged: it replays the
-log up to the first frame whose checksum is wrong and forgets the rest, for that is what a torn last
-write looks like. So does a flipped byte in the middle of synced transactions.
+log up to the first frame whose checksum is wrong and forgets the rest, because a torn last write
+looks like that. So does a flipped byte in the middle of synced transactions.
 """
 
 from __future__ import annotations

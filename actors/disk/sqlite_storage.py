@@ -139,7 +139,7 @@ class SqliteStorage(Storage):
         self._surplus = 0
         """Bytes of the database's free pages that had better be given back to the disk."""
         self._logged_bytes = 0
-        """Of the values of all rows above the durable snapshot's slot."""
+        """Bytes of the values of all rows above the durable snapshot's slot."""
         self._coming = 0
         """The slot of the snapshot under way, taken or received; 0: none is …"""
         self._covered_bytes = 0
@@ -532,7 +532,7 @@ class SqliteStorage(Storage):
             self._shrink(wanted - free + PAGE_BYTES)
 
     def _shrink(self, missing: int) -> None:
-        """Give back what the database and its log hold and do not need, for a snapshot."""
+        """Give back space that the database and its log do not need, for a snapshot."""
         assert self._database is not None
         with self._in_our_words():
             pages = min(self._free_pages(), SHRINK_PAGES, missing // PAGE_BYTES)
@@ -613,7 +613,7 @@ class SqliteStorage(Storage):
 
     @contextlib.contextmanager
     def _in_our_words(self) -> Iterator[None]:
-        """Whoever cannot read its log or snapshot any more cannot start again either."""
+        """A server that cannot read its log or snapshot any more cannot start again either."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:

@@ -1,8 +1,8 @@
-"""What a server needs of its disk, and what every engine does alike (docs/design/storage.md).
+"""The storage that a server needs, and what every engine does alike (docs/design/storage.md).
 
 Writes are only collected until `commit`, which makes all of them durable in one synced transaction;
-`PaxosServer` sends nothing that relies on them before (rule 10, persist before send). What would
-break Paxos is refused here, whatever the engine.
+`PaxosServer` sends nothing that relies on them before (rule 10, persist before send). A write that
+would break Paxos is refused here, whatever the engine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ENOUGH_ROOM = 8 << 20
 SMALL_VALUE = 4 << 10
 """Values up to this size, in bytes, have room for as long as the disk is not all but full."""
 REMEDY = "empty the directory and start once with --rejoin"
-"""What to do about a directory that cannot be believed."""
+"""The advice about a directory that cannot be believed."""
 Produce: TypeAlias = Callable[[], Iterable[bytes]]
 """Yields the pieces of a snapshot's image."""
 Prove: TypeAlias = Callable[[bytes], None]

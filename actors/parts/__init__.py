@@ -1,4 +1,4 @@
-"""What a server does besides agreeing on slots: parts with a state and handlers of their own.
+"""The work of a server besides agreeing on slots: parts with a state and handlers of their own.
 
 A part is given what it needs and an outbox, handles the messages that concern it alone, and tells
 the server what follows (`host` says what it asks of that). None knows a ballot or decides a slot:

@@ -68,7 +68,7 @@ class Embedded(Part):
         return NotLeading(self._settings.server, host.leader, address, tried=tried)
 
     def fail_futures(self, reign: Reign) -> None:
-        """Tell whoever waits for a command's future that this reign is over."""
+        """Tell those that wait for a command's future that this reign is over."""
         futures, reign.futures = reign.futures, {}
         for future in futures.values():
             fail(future, self._not_leading(tried=True))

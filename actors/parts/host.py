@@ -1,4 +1,4 @@
-"""What the parts of a server have in common, and who their server is to them."""
+"""What the parts of a server have in common, and the interface of their server."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ JOINING_SECONDS = 5.0
 """A server that has not said for so long that it waits to join is no longer named."""
 
 LEADING = frozenset((P1A, P2A, Heartbeat, PreVote))
-"""What one sends that leads, or would: from another epoch it is answered with where that ended."""
+"""From leaders and candidates: one of another epoch is answered with where that ended."""
 
 
 class Membership(Part):
@@ -101,10 +101,10 @@ class Membership(Part):
         self.disks = KnownDisks()
         self.confirmation = Confirmation(settings.server, 0, 0, 0.0, pending=False)
         self.joining: dict[ServerId, tuple[Member, int, float]] = {}
-        """Who wants to become a member, how far it holds the log, and when it said so last."""
+        """Servers that want to become members: how far each holds the log, when it last said so."""
         self._rehearsing: Rehearsing | None = None
         self._said, self._say_at = "", NEVER
-        """What was last to be said of what this server waits for, and when to say it next."""
+        """The last sentence on what this server waits for, and when to say it next."""
         self._open = False
         self.joined: Configuration | None = None
         """The configuration in force here; None before the cluster is."""
@@ -185,7 +185,7 @@ class Membership(Part):
         return self.confirmation.ask_at if self.making.in_force else self.making.ask_at
 
     def on_timer(self) -> None:
-        """Ask whoever has not answered; a time may have passed that changes how many must."""
+        """Ask those that have not answered; a time may have passed that changes how many must."""
         making, confirmation, now = self.making, self.confirmation, self._outbox.now
         if not making.in_force:
             making.ask_again()
@@ -643,9 +643,9 @@ class Membership(Part):
         self._host.look_for_vote()  # what was told of a later epoch may be taken back
 
     def ask_who_told(self) -> None:
-        """Ask those again who sent something of a later epoch: it may have been a damaged frame.
+        """Ask those again that sent something of a later epoch: it may have been a damaged frame.
 
-        Where an answer told how this epoch ends, that is known: whoever said so may be gone.
+        Where an answer told how this epoch ends, that is known: its sender may be gone.
         """
         confirmation = self.confirmation
         seal = confirmation.seal

@@ -1,4 +1,4 @@
-"""What clients get of each step, and what of theirs waits for a turn (docs/design/overload.md)."""
+"""Clients' share of each step, and their requests that wait (docs/design/overload.md)."""
 
 from __future__ import annotations
 
@@ -88,14 +88,14 @@ class Reception(Part):
         self.spent = False
         """Clients have had their share of this step."""
         self._serving = False
-        """Whoever is served is charged for all of its frame or turn at the end of it."""
+        """A client is charged for all of its frame or turn at the end of it."""
         self._ends_at = 0.0
         self._worked_at = 0.0
         """When the request before was done, as far as the clock was read."""
         self._turn_at = 0.0
         """When the present turn, or frame, began."""
         self._sent_seconds = 0.0
-        """What sending the replies of the present turn takes, as estimated from their sizes."""
+        """The time that sending the present turn's replies takes, as estimated from their sizes."""
 
     def timed(self, handlers: Handlers) -> Handlers:
         """Take these; what each request takes counts, though nothing be answered at once."""
@@ -179,7 +179,7 @@ class Reception(Part):
             self.turns.charge(client, seconds, now)
 
     def _turn_seconds(self, served: int) -> float:
-        """What the turn, or frame, that ends now has taken, with so many requests."""
+        """The time that the turn, or frame, that ends now has taken, with so many requests."""
         now = self._worked_at = self._clock.monotonic()
         seconds = now - self._turn_at + self._sent_seconds + served * MESSAGE_SECONDS
         self._turn_at, self._sent_seconds = now, 0.0

@@ -68,7 +68,7 @@ class Snapshotting(Part):
         return True
 
     def _put_off(self, retry: Retry) -> None:
-        """What there was no room for, or failed otherwise, is tried again later."""
+        """A snapshot without room for it, or that failed otherwise, is tried again later."""
         short = self._host._storage.room <= 0
         retry.failed(self._outbox.now, LONGEST_SECONDS_FOR_ROOM if short else LONGEST_SECONDS)
 
@@ -76,8 +76,8 @@ class Snapshotting(Part):
         """Forget what nobody needs any more: executed by all, or past the retention limit.
 
         In memory everything that all servers have executed goes. On disk, rows stay until a durable
-        snapshot of our own covers them, for a restart replays them. Past the retention limit the
-        snapshot's slot is the limit in memory too: a late server gets that snapshot.
+        snapshot of our own covers them, because a restart replays them. Past the retention limit
+        the snapshot's slot is the limit in memory too: a late server gets that snapshot.
         """
         log, settings, executed = self._host.log, self._host.settings, self._application.executed
         target = min(executed_by_all, executed)

@@ -1,4 +1,4 @@
-"""What a server says of itself: `paxon status`, and what the tests look at."""
+"""A server's report on itself: for `paxon status`, and for the tests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ STATUS_BYTES = 2048
 
 
 class Telling(Part):
-    """Answers whoever asks how this server is, or takes it for another cluster's."""
+    """Answers those that ask how this server is, or take it for another cluster's."""
 
     _warned_of: Sequence[str] = ()
     """How this server's own settings differ from what is agreed."""
@@ -91,7 +91,7 @@ class Telling(Part):
         self._outbox.reply(client, OtherCluster(made.name, made.identity, request.identity))
 
     def note_settings(self) -> None:
-        """What is agreed was changed by the last slot executed."""
+        """The last slot executed changed the agreed settings."""
         changed_at = self._application.agreed.changed_at
         logger.info(
             "server {}: settings were changed in slot {}", self._settings.server, changed_at

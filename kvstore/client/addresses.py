@@ -82,7 +82,7 @@ def check_address(address: str) -> str:
 
 
 def check_dialled(address: str) -> str:
-    """`check_address`, for one that others dial: it stands for one host, not for all of one's own.
+    """`check_address` for an address that others dial: it names one host, not all of one's own.
 
     (A client may ask for 0.0.0.0 all the same: that is its own machine.)
     """
@@ -161,7 +161,7 @@ def free_ports(count: int, *, avoid: Iterable[int] = ()) -> list[int]:
 
 
 def _is_free(port: int) -> bool:
-    """Whether nobody has bound the port, were it only to hold it (`hold_ports`)."""
+    """Whether nobody has bound the port, not even to hold it (`hold_ports`)."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         try:
             probe.bind((LOOPBACK, port))

@@ -1,9 +1,8 @@
-"""What clients ask of the cluster itself: its settings, another leader, its members.
+"""Requests of clients to the cluster itself: its settings, another leader, its members.
 
-Who the members are, and changing them (docs/membership.md): the protocol is told at the head of
-paxon.actors.members, and here is what a client asks whom, step by step, without I/O. Each such
-function is a generator: it says whom to ask what, is given the answer, or None if none came in
-time, and returns what was found.
+Members are found and changed as docs/membership.md says. This module has the client's steps,
+without I/O. Each such function is a generator: it yields whom to ask and what, receives the
+answer, or None if none came in time, and returns what it found.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class ClusterSettings(msgspec.Struct, frozen=True):
 
 
 _MOST_SETTINGS, _LONGEST_NAME = 100, 100
-"""What servers take (`ChangeSettings`); what is more they refuse unread, without an answer."""
+"""The most that servers take (`ChangeSettings`); they refuse more unread, without an answer."""
 
 
 def check_new_values(new: Mapping[str, object]) -> dict[str, Number]:
@@ -91,7 +90,7 @@ def settings_request(known: ClusterSettings | None, new: Mapping[str, Number]) -
 
 
 def decode_settings(payload: bytes) -> ClusterSettings:
-    """The servers' answer. Raises `OperationFailed` if it is none."""
+    """Decode the servers' answer. Raises `OperationFailed` if it cannot be decoded."""
     try:
         found: dict[str, Any] = msgspec.msgpack.decode(payload, type=dict[str, Any])
         limits, changed_at = found.pop("machine"), found.pop("changed_at")
@@ -165,7 +164,7 @@ class Quest:
         return self.end - time.monotonic()
 
     def ask(self, question: Question) -> MemberSteps[Members | None]:
-        """Ask whoever leads, as far as is known; everybody else in turn while nobody is."""
+        """Ask the leader, as far as it is known; while it is not, ask all servers in turn."""
         self._tell(self.stands)
         address = self._next
         said = yield Asked(address, question, max(1e-3, min(_SILENT_SECONDS, self.left())))

@@ -151,9 +151,9 @@ class AsyncCommandClient(_AsyncClient):
 class AsyncClient(AsyncStoreCalls, AsyncLeaseCalls, AsyncWatchCalls, _AsyncClient):
     """Client of the replicated key-value store for asyncio; any number of tasks may share it.
 
-    Belongs to the event loop in which it is first used. What tasks submit in the same turn of the
-    loop, or while answers are awaited, travels together. A task that is cancelled while it waits
-    does not call its operation back: a write may still take effect.
+    It belongs to the event loop in which it is first used. Operations that tasks submit in the same
+    turn of the loop, or while answers are awaited, travel together. A task that is cancelled while
+    it waits does not call its operation back: a write may still take effect.
     """
 
     _core: ClientCore

@@ -102,7 +102,7 @@ def check_payload(payload: object) -> None:
 
 
 def call_plain(what: str, function: Callable[[A], T], argument: A) -> T:
-    """What a caller's function returns. Raises `InvalidRequest` for one that nobody would run."""
+    """Call a caller's function. Raises `InvalidRequest` if nobody would run what it returns."""
     check_callable(what, function)
     found = function(argument)
     if inspect.iscoroutine(found) or inspect.isgenerator(found):

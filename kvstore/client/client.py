@@ -362,8 +362,8 @@ class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
         """Keys that begin with `prefix`, with their values, in the order of keys.
 
         At most `limit` of them, and only those after `start_after` if that is given: pass the last
-        key of one call to the next to read on. What exceeds 10,000 keys or about 1 MiB is fetched
-        in several requests; each of them sees the store at one moment, not all the same one.
+        key of one call to the next to read on. More than 10,000 keys or about 1 MiB take several
+        requests; each sees the store at one moment, but not all at the same moment.
         """
         checked = check_mode(mode)
         check_limit(limit)

@@ -1,4 +1,4 @@
-"""What clients ask of the cluster itself, with threads and in asyncio."""
+"""Requests of clients to the cluster itself, for threads and for asyncio."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 
 class ClusterCalls:
-    """Of the blocking clients."""
+    """The calls of blocking clients."""
 
     _core: ClientCore | RawCore
     _driver: SyncDriver
@@ -229,7 +229,7 @@ class ClusterCalls:
 
 
 class AsyncClusterCalls:
-    """Of the clients for asyncio."""
+    """The calls of clients for asyncio."""
 
     _core: ClientCore | RawCore
     _driver: AsyncDriver

@@ -116,7 +116,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
     _language = ""
     """In which the subclass gives commands; "": in whatever the servers' state machine takes."""
     _probe = b""
-    """A query that costs next to nothing; any answer will do, also that it is none."""
+    """A query that costs next to nothing; any answer will do, even that it is no query."""
 
     def _take_batch(self, queue: TicketQueue) -> tuple[bytes, list[Ticket[PayloadT, ResultT]]]:
         """Take the tickets of the next request off the queue; at least one."""
@@ -230,9 +230,9 @@ class CommandCore(Generic[PayloadT, ResultT]):
         ) and self._writes.weight + self._reads["linearizable"].weight < self.options.full_weight
 
     def holds_back(self, now: float) -> bool:
-        """Whether a caller who only looks for answers had better submit first what it has.
+        """Whether a caller that only looks for answers should first submit what it has.
 
-        Once for each batch of answers: whoever looks again is waiting.
+        True once for each batch of answers: a caller that looks again is waiting.
         """
         may_look, self._may_look_again = self._may_look_again, False
         due = self._resend or now >= self._next_expiry

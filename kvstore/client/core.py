@@ -1,4 +1,4 @@
-"""What clients of the store and of embedders' own state machines add to `CommandCore`."""
+"""The additions to `CommandCore` for clients of the store and of embedders' state machines."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ __all__ = ["Keyring", "learner", "secure_with"]
 class Keyring:
     """The servers' keys, each bound to a server and not to where it is reached.
 
-    It is what a client takes as `secure`. Where servers are by now, a server tells that has proved
-    who it is; whoever answers there has to prove the same.
+    A client takes it as `secure`. A server that has proved who it is tells where servers are by
+    now; the server that answers there has to prove the same.
     """
 
     def __init__(

@@ -108,8 +108,8 @@ class LeaderSearch:
         self.told: list[str] = []
         """Where they are, as was told last."""
         self._asked: dict[str, float] = {}
-        """Who was asked to tell over its present connection, at which of our `changes`; infinite
-        once it has told."""
+        """Servers asked to tell over their present connection, at which of our `changes`; infinite
+        once one has told."""
         self._given = len(self.servers)
         self._random = random
         self._options = options
@@ -224,7 +224,7 @@ class LeaderSearch:
     def ask_addresses(self, send: Callable[[str, ClientMessage, int], object]) -> None:
         """Ask target and members to tell where all are: once over each connection.
 
-        Whoever has not answered is asked again when what is queued for it has become obsolete.
+        A server that has not answered is asked again when what is queued for it is obsolete.
         Addresses that were given only are left alone: others may listen there by now.
         """
         self.asks_addresses = False

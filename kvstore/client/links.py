@@ -1,8 +1,8 @@
 """A client's sockets: a DEALER to each server, opened when first needed. No thread of its own.
 
-All is done by whoever holds the client's lock. A socket's file descriptor may be waited for by
-another thread meanwhile; ZeroMQ signals it by edges, so after whatever was done with a socket its
-events have to be looked at again (`drain`) before anyone waits.
+The thread that holds the client's lock does all of this. Another thread may wait for a socket's
+file descriptor meanwhile. ZeroMQ signals it by edges, so after any use of a socket its events have
+to be looked at again (`drain`) before anyone waits.
 """
 
 from __future__ import annotations
@@ -275,7 +275,7 @@ class Links:
 
 
 MEMORY: list[type[Links]] = []
-"""What reaches servers in this process, whose addresses are memory://NAME (paxon.testing)."""
+"""The links to servers in this process, whose addresses are memory://NAME (paxon.testing)."""
 
 
 def links_to(servers: Iterable[str]) -> type[Links]:

@@ -1,4 +1,4 @@
-"""What callers are told: the error of each way in which a request can end badly."""
+"""The errors that callers get: one for each way in which a request can end badly."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ _CHUNKS = 4
 _LEAST_CHUNK = 256
 """… unless that is less than this."""
 _OTHERS_BYTES = 1024
-"""What an operation other than a put counts for at least: its result may be long."""
+"""An operation other than a put counts for at least this much: its result may be long."""
 
 
 def in_users_terms(operation: Operation, result: Result) -> Result:

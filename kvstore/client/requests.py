@@ -1,4 +1,4 @@
-"""What a client core keeps: tickets of callers, requests on the wire, sessions."""
+"""The records of a client core: tickets of callers, requests on the wire, sessions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a client knows of each server when it gives up: who answered, who leads, what was wrong.
 
-So that an error says why: that no server answered is another thing than that none leads, that the
-leader cannot be reached from here, or that a server refuses this client's key.
+With it an error says why: no server answered, none leads, the leader cannot be reached from here,
+or a server refuses this client's key.
 """
 
 from __future__ import annotations

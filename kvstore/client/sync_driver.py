@@ -1,8 +1,8 @@
-"""Drives a client core for threads that block: whoever waits does the I/O, for all.
+"""Drives a client core for threads that block: a waiting thread does the I/O, for all.
 
-There is no thread of the client's own, hence no hop between threads for a caller alone. (One of
-the process's looks after all clients that nobody is using: servers may move meanwhile.) Of the
-threads that wait, one at a time is the *driver*: it sleeps on the sockets' file descriptors, takes
+The client has no thread of its own, so a lone caller needs no hop between threads. (One thread of
+the process looks after all clients that nobody is using: servers may move meanwhile.) One of the
+waiting threads at a time is the *driver*: it sleeps on the sockets' file descriptors, takes
 in what comes, completes everybody's tickets and, once its own is done, hands the role to another.
 Sockets and core are touched only under the lock, which the driver does not hold while it sleeps, so
 that any thread can send at once.

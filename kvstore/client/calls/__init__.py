@@ -1,4 +1,4 @@
-"""What callers may ask of the store, checked before it is sent, and its answers as they see them.
+"""Requests to the store, checked before they are sent, and its answers as callers see them.
 
 Read `answers` (entries and results), `keys` (a key, a prefix or a range), `conditions` and
 `comparing` (of transactions), then `calls`: one class for each request, which knows its operation

@@ -54,7 +54,7 @@ __all__ = [
 T = TypeVar("T")
 SortBy: TypeAlias = Literal["key", "value", "version", "created", "modified"]
 Steps: TypeAlias = Generator[Sequence[Operation], list[Result], T]
-"""What to ask for, request by request; is given the answers, and returns what came of it."""
+"""A generator: yields one request after the other, receives the answers, returns the result."""
 
 
 class Call(Generic[T]):
@@ -249,7 +249,7 @@ def _parts(wanted: wire.Range) -> Steps[RangeResult]:
 
 
 def _sorted_here(wanted: wire.Range) -> Steps[RangeResult]:
-    """What is too much for a server to put in order in one reply."""
+    """The entries that are too many for a server to put in order in one reply."""
     sort_by = wanted.order
     plain = msgspec.structs.replace(wanted, order="key", backward=False, limit=0)
     found = yield from _parts(plain)

@@ -1,4 +1,4 @@
-"""What both clients offer to write conditions with."""
+"""The methods of both clients that make conditions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `transact` keeps of one try: what was read, and is to be written if that still holds."""
+"""One try of `transact`: what it has read, and what it writes if that still holds."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Draft:
         self._writes[check_key(key)] = call
 
     def _commit(self, value: T) -> Commit[T] | None:
-        """What to ask for, if nothing that was read has changed; None: nothing."""
+        """The transaction, which succeeds if nothing that was read has changed; None: nothing."""
         self._over = True
         if not self._writes and not self._guards:
             return None

@@ -42,11 +42,11 @@ __all__ = ["AsyncLease", "AsyncLeaseCalls", "AsyncLost", "go_on"]
 
 T = TypeVar("T")
 _going_on: set[asyncio.Task[Any]] = set()
-"""Held here, for the loop itself holds its tasks weakly."""
+"""Held here, because the loop itself holds its tasks weakly."""
 
 
 def go_on(work: Coroutine[Any, Any, Any]) -> asyncio.Task[None]:
-    """Do it in a task of its own: to be shielded, for it goes on if nobody waits any more.
+    """Run it in a task of its own, to be shielded: it goes on if nobody waits any more.
 
     Clients' errors are swallowed.
     """
@@ -241,7 +241,7 @@ class AsyncLeaseCalls:
     async def lease_info(
         self, lease: Leased | int, *, mode: ReadMode = "linearizable", timeout: float | None = None
     ) -> LeaseInfo | None:
-        """A lease as the store has it, with its keys; None if there is none of that id."""
+        """A lease as the store has it, with its keys; None if no lease has that id."""
         return await self._do(ReadLease(lease), timeout, mode)
 
     async def revoke(self, lease: Leased | int, *, timeout: float | None = None) -> int:

@@ -53,8 +53,8 @@ class Held:
     def renewed(self, sent: float) -> None:
         """A renewal was granted that was sent then, for the first time.
 
-        Counted from the sending, for nobody knows when the servers counted from, and shortened by
-        what their clocks may be faster.
+        It counts from the sending, because nobody knows from when the servers count, and is
+        shortened by as much as their clocks may be faster.
         """
         deadline = sent + self.ttl * _COUNTED
         if not self.reason and deadline > self.deadline:
@@ -99,7 +99,7 @@ class Held:
         self._call_back()
 
     def _call_back(self) -> None:
-        """What they raise is logged: all leases of the client depend on who calls here."""
+        """Their exceptions are logged: all leases of the client depend on the caller of this."""
         while True:
             try:
                 callback = self._on_lost.pop(0)
@@ -108,7 +108,7 @@ class Held:
             call_back(f"lease {self.id:x} is lost", callback)
 
     def _tell(self) -> None:
-        """Wake whoever waits for its loss."""
+        """Wake those that wait for its loss."""
 
     def when_lost(self, callback: Callable[[], object]) -> None:
         """Call `callback` once it is lost, from the background; now if it is. It must not block.
@@ -129,7 +129,7 @@ H = TypeVar("H", bound=Held)
 
 
 class Cared(Generic[H]):
-    """The leases of a client. It holds none of them: whoever drops one ends it."""
+    """The leases of a client. It keeps none of them alive: a lease that its owner drops ends."""
 
     def __init__(self) -> None:
         self.leases: weakref.WeakSet[H] = weakref.WeakSet()

@@ -287,7 +287,7 @@ class LeaseCalls:
     def lease_info(
         self, lease: Leased | int, *, mode: ReadMode = "linearizable", timeout: float | None = None
     ) -> LeaseInfo | None:
-        """A lease as the store has it, with its keys; None if there is none of that id."""
+        """A lease as the store has it, with its keys; None if no lease has that id."""
         return self._do(ReadLease(lease), timeout, mode)
 
     def revoke(self, lease: Leased | int, *, timeout: float | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What is asked of the store about leases, checked before it is sent, and its answers."""
+"""Requests to the store about leases, checked before they are sent, and its answers."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class AsyncWatch:
         return None if self._told is None else self._told.looked
 
     async def close(self) -> None:
-        """End the watch; may be called twice. Whoever waits for it sees its end."""
+        """End the watch; may be called twice. Those that wait for it see its end."""
         self._closed = True
         if self._told is not None and self._end():
             self._core.watches.drop(self._told.watched, ClientClosed("the watch is closed"))

@@ -1,4 +1,4 @@
-"""What a watch tells, as callers see it, and how far it has told all."""
+"""The events of a watch as callers see them, and how far all were told."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Event(msgspec.Struct, frozen=True):
     key: str
     """Bytes that are not UTF-8 stand in it as surrogates, as in file names (`surrogateescape`)."""
     value: bytes
-    """What was written; empty if the key was deleted."""
+    """The value that was written; empty if the key was deleted."""
     revision: int
     """Of this change; all events of one transaction have the same."""
     created: int
@@ -77,7 +77,7 @@ class Told:
         self.error: PaxonError | None = None
         """Why no more will come, such as `Compacted`."""
         self.looked: Result = None
-        """What the last answer saw besides the events, where the watch looks at something."""
+        """The last answer's look at something besides the events, if the watch takes one."""
 
     @property
     def revision(self) -> int:

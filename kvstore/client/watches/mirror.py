@@ -144,7 +144,7 @@ class Mirror(Reflection):
         )
 
     def _take(self, events: Iterable[Event], error: PaxonError | None) -> None:
-        """What has happened since, or how following ended."""
+        """The changes since then, or how following ended."""
         try:
             if isinstance(error, Compacted):
                 error = None

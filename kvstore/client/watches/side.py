@@ -1,11 +1,12 @@
 """Which server holds a client's watches, and how they go on elsewhere. No I/O, no clock.
 
-All watches of a client are at one server, its *home*: as long as they are few that is the leader,
-which is the first to know, and else another, for a leader has enough to do. What happens there is
-answered as often as was asked for; when the caller has taken the last answer, the watch is asked
-for again from where that ended. The client moves with all of them when its home is not current, or
-is silent: it is asked every `_CHECK_SECONDS` how many it holds. So what its position says is all
-that has to be remembered, and nothing is told twice or left out, wherever the next server is.
+All watches of a client are at one server, its *home*. While they are few, that is the leader, which
+is the first to know; otherwise it is another server, because a leader has enough to do. The home
+answers a watch as often as was asked for. When the caller has taken the last answer, the watch is
+asked for again from where that ended. The client moves with all watches when its home is not
+current, or is silent: every `_CHECK_SECONDS` it asks the home how many it holds. So a watch's
+position is all that has to be remembered, and nothing is told twice or left out, wherever the next
+server is.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Watched:
         self.position = wanted.after
         """Everything up to this revision has been answered; it never falls."""
         self.answers: list[Answer] = []
-        """Those that the caller has not taken."""
+        """Answers that the caller has not taken."""
         self.error: PaxonError | None = None
         """It cannot go on."""
         self.ticket: Ticket[Any, Any] | None = None
@@ -109,7 +110,7 @@ class WatchSide:
     def __init__(
         self, servers: Sequence[str], first: int, search: LeaderSearch | None = None
     ) -> None:
-        """Args: all addresses (may change), with which to begin, and who knows which are in use.
+        """Args: all addresses (may change), where to begin, and who knows which are in use.
 
         Of all addresses some may be those of servers that are no more.
         """
@@ -175,7 +176,7 @@ class WatchSide:
         self.home = others[self._elsewhere % len(others)]
 
     def drop(self, watched: Watched, error: PaxonError | None = None) -> None:
-        """End a watch; whoever waits for it gets the error."""
+        """End a watch; those that wait for it get the error."""
         if self._watches.pop(watched.number, None) is None:
             return
         self._to_ask.pop(watched, None)
@@ -204,7 +205,7 @@ class WatchSide:
         self._tell(watched)
 
     def _tell(self, watched: Watched) -> None:
-        """Wake whoever waits. The answer stays until its caller takes it: no interrupt loses it."""
+        """Wake its waiter. The answer stays until its caller takes it: no interrupt loses it."""
         ticket = watched.ticket
         if ticket is None or not (watched.answers or watched.error):
             return
@@ -327,7 +328,7 @@ class WatchSide:
             self.move(now)
 
     def on_reply(self, address: str, reply: QueryReply, now: float, leader: str) -> bool:
-        """A server answers a watch; False if this is none of ours.
+        """A server answers a watch; False if it is not one of ours.
 
         `leader`: who is thought to lead, maybe by the same frame: a follower names whom it
         follows when it is asked for a few watches (docs/design/watches.md).

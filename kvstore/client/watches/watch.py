@@ -122,7 +122,7 @@ class Watch:
         return thread
 
     def close(self) -> None:
-        """End the watch; may be called twice. Whoever waits for it sees its end."""
+        """End the watch; may be called twice. Those that wait for it see its end."""
         self._closed = True
         if self._end.detach() is None:
             return
