@@ -86,3 +86,18 @@ _plant(
     "who has denied a count does not ask again, though others may have heard of it by then",
     (Confirmation, "denial", _denies_once),
 )
+
+
+def _voters_alone(original: Original) -> Any:
+    def unanswered(self: Confirmation) -> list[int]:
+        learners = {member.server for member in self.newest.members if not member.voter}
+        return [server for server in original(self) if server not in learners]
+
+    return unanswered
+
+
+_plant(
+    "a learner is not told that a count was denied",
+    "who denies a count asks only voters again, and a learner takes along what it remembers",
+    (Confirmation, "unanswered", _voters_alone),
+)
