@@ -60,6 +60,7 @@ PREDICATES = {
     "no reads after a CONFIG": "who proposed a CONFIG reads by no lease any more",
     "counts are told": "what is remembered of a directory's commits, its confirmed server told",
     "counts are handed on": "in the end all remember what each directory's server has told",
+    "commits are taken back": "nobody asks for long for slots that no server has, nor leads then",
     "counts are taken back": "no count is remembered for long that its server, which runs, denies",
 }
 """Every invariant by name, with the sentence that it stands for."""

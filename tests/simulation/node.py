@@ -275,6 +275,11 @@ class Node:
             return
         self.wake()
 
+    def hear(self, sender: Node, message: PeerMessage) -> None:
+        """Something comes from another server, which it has not sent."""
+        self._burst.peers.append((sender.id, sender.disk.incarnation, [message]))
+        self.wake()
+
     def deliver_client(self, frame: object) -> None:
         if self.server is None or self.asleep or len(self._burst.clients) > INBOX_FRAMES:
             return

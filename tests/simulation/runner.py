@@ -15,7 +15,7 @@ from tests.simulation.about.bounds import bounded
 from tests.simulation.about.coordination import coordinated
 from tests.simulation.about.coordinator import Coordinator
 from tests.simulation.about.lasting import leave_broken, mend
-from tests.simulation.about.rarities import exaggerate
+from tests.simulation.about.rarities import exaggerate, overstate
 from tests.simulation.client import FOREVER, SimulatedClient
 from tests.simulation.plan import Plan
 from tests.simulation.world import World
@@ -132,6 +132,7 @@ def _heal(world: World) -> None:
         # (One that was made a member since then may not know of it yet.)
         world.watch.check_handed_on([server for server in servers if server.is_member], told)
     exaggerate(world)
+    overstate(world)
     world.watch.check_states(n.server for n in world.nodes.values() if n.server is not None)
 
 

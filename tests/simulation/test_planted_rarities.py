@@ -21,6 +21,10 @@ CAUGHT_BY = {
     "a damaged snapshot is taken over": (8, "no failure"),
     "a ballot out of reach is never come nearer to": (211, "progress"),
     "a commit index out of reach is not heard": (67, "progress"),
+    "a commit index is taken back by nobody": (1, "commits are taken back"),
+    "who was told of more chosen slots than a majority holds leads": (
+        1, "commits are taken back",
+    ),
     "a count that was never told is denied by nobody": (6, "counts are taken back"),
     "a count is denied once": (224, "counts are taken back"),
     "a learner is not told that a count was denied": (6, "counts are taken back"),

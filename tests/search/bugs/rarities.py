@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from paxon.actors import Ballot
+from paxon.actors import Ballot, PaxosServer
 from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.limits import bounds
 from paxon.actors.limits.bounds import RoundGuard
 from paxon.actors.log import SlotLog
 from paxon.actors.messages import CountQuestion
+from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.catching_up import CatchingUp
 from paxon.actors.records.disks import Confirmation
 from tests.search.planted import Original, PlantedBug, always, planted
@@ -62,6 +63,37 @@ _plant(
     "a commit index out of reach is not heard",
     "who is too many slots behind to accept what is proposed does not catch up either",
     (CatchingUp, "note_commit", _only_near),
+)
+
+
+def _never_less(_original: Original) -> Any:
+    def hear_answer(self: CatchingUp, commit: int, sender: int, log: SlotLog) -> None:
+        self.hear(commit, sender)
+        self.choose_known(log)
+
+    return hear_answer
+
+
+_plant(
+    "a commit index is taken back by nobody",
+    "who was told of slots that nobody has goes on asking for them, though the teller denies it",
+    (CatchingUp, "hear_answer", _never_less),
+)
+
+
+def _leads_on_what_it_holds(original: Original) -> Any:
+    def take_over(self: PaxosServer, candidacy: Candidacy) -> None:
+        known = self.catching_up
+        known.known_commit = min(known.known_commit, self.log.last)
+        original(self, candidacy)
+
+    return take_over
+
+
+_plant(
+    "who was told of more chosen slots than a majority holds leads",
+    "the slots beyond get other values, though what they held may have been acknowledged",
+    (PaxosServer, "_take_over", _leads_on_what_it_holds),
 )
 
 

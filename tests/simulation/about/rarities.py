@@ -7,7 +7,8 @@
 - A leader and one follower are cut off with all that clients send to it, and whoever leads next is
   asked for other members at once: rows of the two stand above the CONFIG.
 - Snapshots arrive damaged, find no room, or cannot be written.
-- A leader is told, at the end, of more commits than a directory has.
+- A leader is told, at the end, of more commits than a directory has, and its followers of more
+  chosen slots than there are, just as it falls.
 - Numbers are near their limits (docs/design/numbers.md): the limits are a few rounds, slots, epochs
   or commits away instead of thousands.
 
@@ -19,6 +20,7 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
+from paxon.actors.messages import CommitNote
 from paxon.actors.records.configuration import is_config
 from tests.predicates import require
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAULTS", "LIMITS", "MOMENTS", "PLACES", "KeptFrames", "draw_rarities", "draw_strands",
-    "exaggerate",
+    "exaggerate", "overstate",
 ]  # fmt: skip
 
 SHARE = 0.2
@@ -58,6 +60,8 @@ EXAGGERATED = 0.2
 """So many of all runs end with a leader that believes …"""
 TOO_MUCH = (1, 100, 1 << 16)
 """… in so many commits too many of somebody."""
+FAR_BEYOND = (20, 40, 60)
+"""… or with followers that believe in two to the power of this more chosen slots than there are."""
 TAKEN_BACK_IN = 10.0
 """Simulated time after which nobody may remember it any more: the leader tells the others, too, and
 each of them is asked about it once a second."""
@@ -161,6 +165,47 @@ def exaggerate(world: World) -> None:
     while wrong := _who_believes_it(world, servers, one):
         told = f"servers {wrong} still remember commits of server {one} that never were"
         require(world.advance() and world.now < end, "counts are taken back", "%s", told)
+
+
+def overstate(world: World) -> None:
+    """Perhaps tell followers of chosen slots that nobody has, and demand that all forget that.
+
+    Whoever believes it must not lead: it would choose anew what might have been acknowledged. It
+    asks the one that said so, which may be down by then, and comes back.
+    """
+    random = Random(f"overstated {world.plan.seed}")
+    nodes = {n.id: n for n in world.nodes.values() if n.server and n.server.is_voter}
+    leader = next((n for n in nodes.values() if n.server and n.server._serves()), None)
+    if random.random() >= EXAGGERATED or not world.plan.demands_progress or leader is None:
+        return
+    assert leader.server is not None
+    note = CommitNote(leader.server.promised, 1 << random.choice(FAR_BEYOND))
+    for node in nodes.values():
+        if node is not leader and random.random() < 0.6:
+            world.note(node.id, "is told by %d that slot %d is chosen", leader.id, note.commit)
+            world.faults["overstated"] += 1
+            node.hear(leader, note)
+    if random.random() < 0.7:
+        leader.crash("killed")
+        world.schedule(world.now + random.uniform(0.05, 3.0), world.start_node, leader)
+    believe: set[int] = set()
+    end = world.now + TAKEN_BACK_IN
+    while _behind_or_leaderless([n.server for n in nodes.values()]):
+        told = "some server is down, or still asks for slots that nobody has, or none leads"
+        require(world.advance() and world.now < end, "commits are taken back", told)
+        for server in [n.server for n in nodes.values() if leader.server is None]:
+            if server is None:
+                continue
+            one = server.settings.server
+            if server.catching_up.known_commit >= note.commit:
+                believe.add(one)
+            leads = one in believe and server.role == "leader"
+            require(not leads, "commits are taken back", "server %d leads all the same", one)
+
+
+def _behind_or_leaderless(servers: list[PaxosServer | None]) -> bool:
+    running = [server for server in servers if server is not None and not server.is_behind()]
+    return len(running) < len(servers) or not any(server._serves() for server in running)
 
 
 def _who_believes_it(world: World, servers: list[PaxosServer], one: int) -> list[int]:
