@@ -44,6 +44,7 @@ from paxon.kvstore.store.operations import (
     Operation,
     Result,
     Scan,
+    compares_ranges,
     is_refusal,
     only_reads,
     operation_bytes,
@@ -190,7 +191,10 @@ class BasePipeline:
         return self._count
 
     def _queue(self, operation: Operation) -> int:
-        return self._add(operation, max(operation_bytes(operation), _OTHERS_BYTES))
+        size = max(operation_bytes(operation), _OTHERS_BYTES)
+        if compares_ranges(operation):  # goes alone: its keys take the room in a reply of others
+            size = max(size, self._core.options.batch_bytes)
+        return self._add(operation, size)
 
     def _add(self, operation: Operation, size: int) -> int:
         if self._open_bytes + size > _CHUNK_BYTES and self._open:  # a large one goes alone

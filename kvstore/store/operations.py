@@ -69,6 +69,7 @@ __all__ = [
     "only_reads",
     "operation_bytes",
     "encode_operations",
+    "compares_ranges",
     "count_operations",
     "decode_operations",
     "decode_puts",
@@ -455,6 +456,14 @@ def is_read(operation: Operation | Executable | Inner) -> bool:
                     return False
         return True
     return type(operation) in READS
+
+
+def compares_ranges(operation: Operation | Inner) -> bool:
+    """Whether it is a transaction that compares keys of which its size says nothing."""
+    return type(operation) is Txn and (
+        any(compare.end is not None for compare in operation.compare)
+        or any(map(compares_ranges, [*operation.then, *operation.otherwise]))
+    )
 
 
 def only_reads(operations: Sequence[Operation | Executable]) -> bool:

@@ -23,7 +23,8 @@ CAUGHT_BY = {
     "a commit index out of reach is not heard": (67, "progress"),
     "a commit index is taken back by nobody": (1, "commits are taken back"),
     "who was told of more chosen slots than a majority holds leads": (
-        1, "commits are taken back",
+        1,
+        "commits are taken back",
     ),
     "a count that was never told is denied by nobody": (6, "counts are taken back"),
     "a count is denied once": (224, "counts are taken back"),

@@ -10,9 +10,14 @@ import msgspec
 from paxon.kvstore import errors
 from paxon.kvstore.client.arguments import as_text
 from paxon.kvstore.store.items import Row
-from paxon.kvstore.store.operations import Result, is_refusal
+from paxon.kvstore.store.operations import MAX_REPLY_BYTES, Result, is_refusal, is_split
 
 __all__ = ["Entry", "RangeResult", "TxnResult", "accepted", "entry_of"]
+
+_TOO_MUCH = (
+    f"the reply would exceed {MAX_REPLY_BYTES} bytes, for which keys that are compared or skipped "
+    "count, too: ask for less in one request, or in one pipeline"
+)
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -83,4 +88,4 @@ def accepted(result: Result) -> Any:
         case "exists" | "missing":
             raise errors.OperationFailed(text)
         case _:
-            raise errors.InvalidRequest(text)
+            raise errors.InvalidRequest(_TOO_MUCH if is_split(result) else text)

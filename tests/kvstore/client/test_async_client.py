@@ -45,12 +45,17 @@ def test_transactions_that_share_a_command_do_not_take_each_others_room(
             puts = [Put(f"n{number}", "") for number in range(80)]
             done = await asyncio.gather(*(kv.txn(if_=[there], then=[put]) for put in puts))
             assert all(each.succeeded for each in done)
+            async with kv.pipeline() as p:
+                for put in puts:
+                    p.txn(if_=[there], then=[put])
+            assert all(each.succeeded for each in p.results)
             entries = (await kv.range(prefix="n")).entries
-            assert len(entries) == 80 and {entry.version for entry in entries} == {1}
-            with pytest.raises(PipelineError):  # (there it would come after what follows it)
+            assert len(entries) == 80 and {entry.version for entry in entries} == {2}
+            with pytest.raises(PipelineError, match="ask for less in one request, or in one pipe"):
                 async with kv.pipeline() as p:
-                    for put in puts:
-                        p.txn(if_=[there], then=[put])
+                    p.put("large", bytes(1 << 20))
+                    for _ in range(17):
+                        p.get("large")
 
     run(scenario())
 
