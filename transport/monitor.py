@@ -34,6 +34,7 @@ _FAILED = int(
 _CONNECTED = int(zmq.EVENT_CONNECTED)
 _RETRIED = int(zmq.EVENT_CONNECT_RETRIED)
 _CUT = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+_HUNG_UP = {errno.EPIPE, errno.ECONNRESET}
 _WITHOUT_KEYS = int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)
 _REFUSED = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 _IN_A_ROW = 3
@@ -82,6 +83,8 @@ class PortMonitor:
         self._refused: set[int] = set()
         """Descriptors of connections that the guard has ended."""
         self._failed = False
+        self._left = False
+        """Whether that one was ended by the other side: a command that was done, say."""
         events = _LISTENING | _ACCEPTED | _SUCCEEDED | _DISCONNECTED | _FAILED
         self.socket = _events_of(port, events)
 
@@ -102,6 +105,7 @@ class PortMonitor:
                     self._pending.popitem()
             elif event & _FAILED:
                 self._failed = True  # Its disconnection follows at once and names the descriptor.
+                self._left = event == _CUT and value in _HUNG_UP
             elif event == _DISCONNECTED:
                 self._ended(value)
 
@@ -116,14 +120,15 @@ class PortMonitor:
         if not unfinished and not self._failed:
             self._ledger.counters.disconnects += 1
             return
-        self._failed = False
         self._ledger.counters.handshake_failures += 1
-        self._ledger.say(
-            "handshake",
-            self._name,
-            f"Closed a connection to the {self._name}: it did not speak ZeroMQ's protocol, "
-            "or not with an allowed key, or its process ended amid the handshake",
-        )
+        if not (self._failed and self._left):
+            self._ledger.say(
+                "handshake",
+                self._name,
+                f"Closed a connection to the {self._name}: it did not speak ZeroMQ's protocol, "
+                "or not with an allowed key",
+            )
+        self._failed = False
 
     def close(self) -> None:
         """Stop watching; the port itself stays open."""
