@@ -217,6 +217,35 @@ def test_what_many_clients_send_to_a_busy_server_waits_with_them(
     assert server.counters()["disconnects"] == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="packet filters are Linux's")
+def test_a_client_is_held_for_what_is_large_and_once() -> None:
+    now = 1000.0
+    brake = Brake(lambda: now)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()),
+        socket.create_connection(listener.getsockname()),
+    ):
+        (one, _), (other, _) = listener.accept(), listener.accept()
+        with one, other:
+            frame, of_other = FromDescriptor(one.fileno()), FromDescriptor(other.fileno())
+            brake.hold(frame, 1 << 20)  # type: ignore[arg-type]
+            assert brake.look_at is None, "clients come by something else"
+            brake.port = listener.getsockname()[1]
+            brake.hold(frame, (64 << 10) - 1)  # type: ignore[arg-type]
+            assert brake.look_at is None
+            brake.hold(frame, 64 << 10)  # type: ignore[arg-type]
+            assert brake.look_at == 1000.5
+            now = 1000.25
+            brake.hold(frame, 1 << 20)  # type: ignore[arg-type]  # (it was there before)
+            now = 1000.375
+            brake.hold(of_other, 1 << 20)  # type: ignore[arg-type]
+            assert brake.look_at == 1000.5
+            now = 1000.5
+            brake.look()
+            assert brake.look_at == 1000.875
+
+
 def test_none_but_a_clients_connection_is_ever_held() -> None:
     """libzmq may have closed it, and its number may be anything by now."""
     brake = Brake(lambda: 1000.0)
@@ -240,33 +269,187 @@ class FromDescriptor:
         return self.descriptor
 
 
-def test_who_makes_a_server_grow_is_ended_and_nobody_with_less(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+class Brought:
+    """Connections with descriptors that nobody has, what each has brought, and a clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.resident = 1000.0, 100 * MIB
+        self.bytes: dict[int, int] = {}
+        self.asked = 0
+        """How often somebody looked what one had brought."""
+        monkeypatch.setattr(intake, "_received", self._received)
+        monkeypatch.setattr(intake, "_resident", lambda: self.resident)
+        ledger = Ledger(lambda: self.now)
+        self.unread = Unread(128 * MIB, ledger, "port", lambda: self.now)
+
+    def _received(self, descriptor: int) -> int:
+        self.asked += 1
+        return self.bytes.get(descriptor, 0)
+
+    def begin(self, *sizes: int) -> list[int]:
+        """So many connections that have brought so much; their descriptors."""
+        begun = [(1 << 20) + len(self.bytes) + n for n in range(len(sizes))]
+        for descriptor, size in zip(begun, sizes, strict=True):
+            self.bytes[descriptor] = size
+            self.unread.begun(descriptor)
+        return begun
+
+    def give(self, descriptor: int, size: int) -> None:
+        """A message of this connection is received."""
+        self.unread._open[descriptor].taken += size
+
+    def look(self, seconds: float = 0.0, *, taken_all: bool = True) -> list[int]:
+        """Look for so long; the descriptors of those that were not ended."""
+        for _ in range(max(1, round(2 * seconds))):
+            self.now += 0.5 if seconds else 0.0
+            self.unread.look(taken_all)
+        return sorted(self.unread._open)
+
+
+@pytest.fixture
+def brought(monkeypatch: pytest.MonkeyPatch) -> Brought:
+    return Brought(monkeypatch)
+
+
+def test_who_makes_a_server_grow_is_ended_and_nobody_with_less(brought: Brought) -> None:
     """A large message that comes slowly was taken for the cause if it was looked at first."""
-    now, resident = 0.0, 100 * MIB
-    slow, gives, guilty = 1 << 20, (1 << 20) + 1, (1 << 20) + 2  # descriptors that nobody has
-    brought = {slow: 8 * MIB, gives: 0, guilty: 0}
-    monkeypatch.setattr(intake, "_received", brought.__getitem__)
-    monkeypatch.setattr(intake, "_resident", lambda: resident)
-    unread = Unread(128 * MIB, Ledger(lambda: now), "port", lambda: now)
-    for descriptor in brought:
-        unread.begun(descriptor)
-    for step in range(1, 20):
-        now = step / 10
-        brought[guilty] += 2 * MIB
-        resident += 32 * 2 * MIB
-        brought[gives] += 30 * MIB  # and most of it is a message that it gave
-        unread._open[gives].taken += 26 * MIB
-        unread.look(taken_all=True)
-        if guilty not in unread._open:
+    slow, gives, guilty = brought.begin(8 * MIB, 0, 0)
+    unread = brought.unread
+    for _ in range(20):
+        brought.now += 0.1
+        brought.bytes[guilty] += 2 * MIB
+        brought.resident += 32 * 2 * MIB
+        brought.bytes[gives] += 30 * MIB  # and most of it is a message that it gave
+        brought.give(gives, 26 * MIB)
+        if guilty not in brought.look():
             break
-    assert list(unread._open) == [slow, gives] and unread._open[gives].unread > brought[guilty]
+    assert sorted(unread._open) == [slow, gives]
+    assert unread._open[gives].unread > brought.bytes[guilty]
     for _ in range(9):  # what it had is given back, and nobody else is to blame
-        now += 0.1
-        brought[slow] += MIB // 2
-        unread.look(taken_all=True)
+        brought.now += 0.1
+        brought.bytes[slow] += MIB // 2
+        brought.look()
     assert slow in unread._open
+
+
+def test_what_a_server_grew_by_before_somebody_had_much_is_nobodys(brought: Brought) -> None:
+    one, other = brought.begin(MIB, 0)
+    brought.look(1.0)
+    brought.give(one, MIB)
+    brought.look(0.5)
+    brought.resident += 900 * MIB
+    brought.bytes[one] += MIB
+    assert brought.look(5.0) == [one, other]
+
+
+def test_a_server_may_grow_by_twice_what_is_unread_and_half_a_gigabyte(brought: Brought) -> None:
+    """Until that has lasted, and longer where messages that are whole may wait as well."""
+    one, other = brought.begin(100 * MIB, 2 * MIB)
+    brought.look(0.5)
+    brought.resident += 512 * MIB + 2 * 102 * MIB - 1000
+    assert brought.look(5.0) == [one, other]
+    for descriptor in (one, other):
+        brought.give(descriptor, 1)  # the last that they give
+    assert brought.look(0.5) == [one, other]
+    brought.resident += 2 * MIB
+    assert brought.look(0.5, taken_all=False) == [one, other]
+    assert brought.look(0.5, taken_all=False) == [other]
+
+
+def test_who_brings_more_than_a_message_takes_is_ended_once_all_messages_were_received(
+    brought: Brought,
+) -> None:
+    much, more = brought.begin(128 * MIB, 1000)
+    brought.give(more, 200 * MIB)  # (each message counts for more than its bytes)
+    brought.look()
+    brought.bytes[more] += 128 * MIB + 1
+    assert brought.look(5.0, taken_all=False) == [much, more], "it may be messages that are whole"
+    assert brought.look() == [much]
+
+
+def test_of_too_much_that_is_unread_whoever_gives_nothing_is_ended(brought: Brought) -> None:
+    """One after another, until what is left is not too much."""
+    gives, first, second = brought.begin(100 * MIB, 100 * MIB, 50 * MIB)
+    assert brought.look(30.0) == [gives, first, second], "all of it is not too much"
+    brought.bytes[second] += 50 * MIB
+    for descriptor in (first, second):
+        brought.give(descriptor, 1)  # the last that they give
+    for _ in range(20):
+        assert brought.look(0.5) == [gives, first, second]
+        brought.bytes[gives] += MIB
+        brought.give(gives, MIB)
+    assert brought.look(0.5) == [gives, second]
+    assert brought.look(30.0) == [gives, second]
+
+
+def test_a_server_that_stood_still_blames_nobody(brought: Brought) -> None:
+    """What was to come waits before its port: it is given time anew."""
+    all_three = brought.begin(*[100 * MIB] * 3)
+    brought.look(5.0)
+    brought.now += 60.0
+    assert brought.look() == all_three
+    assert brought.look(9.5) == all_three
+    assert brought.look(0.5) == all_three[1:]
+
+
+def test_who_was_idle_for_long_has_as_much_time_for_what_it_sends_then(brought: Brought) -> None:
+    idle, *_ = brought.begin(0, 100 * MIB, 100 * MIB)
+    brought.look(30.0)
+    brought.bytes[idle] += 100 * MIB
+    assert idle in brought.look(0.5)
+    assert len(brought.unread._open) == 2
+
+
+def test_the_more_is_unread_the_shorter_is_the_patience(brought: Brought) -> None:
+    """Unless that is because the server is too busy to receive messages."""
+    six = brought.begin(*[100 * MIB] * 6)
+    assert brought.look(9.5, taken_all=False) == six
+    for descriptor in six:
+        brought.give(descriptor, 1)
+    assert brought.look(1.0) == six
+    assert len(brought.look(0.5)) == 5
+    assert len(brought.look(8.5)) == 5, "no longer twice too much"
+
+
+def test_who_has_ended_is_to_blame_for_nothing(brought: Brought) -> None:
+    """Neither is it remembered by any name, nor does its part count."""
+    most, less = brought.begin(100 * MIB, 50 * MIB)
+    for descriptor in (most, less):
+        brought.unread.meet(b"%d" % descriptor, FromDescriptor(descriptor))  # type: ignore[arg-type]
+    brought.look(0.5)
+    brought.unread.ended(most)
+    assert list(brought.unread.known) == [b"%d" % less]
+    brought.resident += 700 * MIB
+    assert brought.look(1.0) == []
+
+
+def test_a_message_is_put_down_to_the_connection_that_it_came_by(brought: Brought) -> None:
+    unread = brought.unread
+    (one,) = brought.begin(1000)
+    first = unread.meet(b"first", FromDescriptor(one))  # type: ignore[arg-type]
+    assert unread.known == {b"first": first} and first is unread._open[one]
+    second = unread.meet(b"second", FromDescriptor(one))  # type: ignore[arg-type]
+    assert unread.known == {b"second": second}, "the first one's number is another's by now"
+    unsaid = unread.meet(b"old", FromDescriptor(-1))  # type: ignore[arg-type]
+    assert unsaid not in unread._open.values() and b"old" not in unread.known
+    brought.bytes[one + 1] = 700
+    late = unread.meet(b"late", FromDescriptor(one + 1))  # type: ignore[arg-type]
+    assert (late.taken, unread._open[one + 1]) == (700, late), "all so far counts as received"
+
+
+def test_few_connections_are_looked_at_until_one_has_much(brought: Brought) -> None:
+    brought.begin(*[0] * 1024)
+
+    def looked_at() -> int:
+        brought.asked = 0
+        brought.look()
+        return brought.asked
+
+    assert looked_at() == 4 + 1024 // 256
+    for descriptor in brought.bytes:
+        brought.bytes[descriptor] = MIB
+    assert looked_at() == 8
+    assert looked_at() == 16 * 8
 
 
 def test_clients_that_are_held_are_let_go_each_at_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
