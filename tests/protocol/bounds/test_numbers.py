@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from paxon.actors import Ballot
-from paxon.actors.limits.bounds import MAX_ROUND_JUMP, MAX_SLOTS_AHEAD
+from paxon.actors.limits.bounds import MAX_ROUND_JUMP, MAX_SLOTS_AHEAD, RoundGuard, is_dense
 from paxon.actors.members import (
     AskMembers,
     ChangeMembers,
@@ -136,6 +136,16 @@ def test_two_accidents_far_apart_are_no_insistence() -> None:
         cluster.hand(1, 3, P1A(Ballot(2**50, 3), 1))
         cluster.clock.now += 60
     assert cluster.servers[1].promised.round < MAX_ROUND_JUMP
+
+
+def test_nobody_comes_nearer_to_a_ballot_of_nobody_or_past_the_end_of_numbers() -> None:
+    guard, promised = RoundGuard([1, 2, 3]), Ballot(7, 1)
+    for teller, ballot in enumerate((Ballot(2**62, 2), Ballot(2**62 - 1, 9), Ballot(2**62 - 1, 2))):
+        steps = [guard.step_towards(ballot, promised, teller, 100.0 + n) for n in range(2)]
+        nearer = Ballot(7 + MAX_ROUND_JUMP, 2)
+        assert steps == [None, nearer if ballot == Ballot(2**62 - 1, 2) else None]
+    assert guard.admits(nearer, promised)
+    assert not guard.admits(Ballot(nearer.round + 1, 2), promised)
 
 
 @pytest.mark.parametrize("leader", [0, 9, -1, 2**63, 2**64 - 1])
@@ -325,6 +335,34 @@ def test_a_promise_with_a_hole_out_of_bounds_is_ignored() -> None:
     cluster.stabilize()
     assert cluster.servers[1].role == "leader"
     assert cluster.servers[1].log.last == 0
+
+
+@pytest.mark.parametrize(
+    ("slots", "next_slot", "dense"),
+    [
+        ([], 0, True),
+        ([10, 11, 50], 0, True),
+        ([10, 11, 11], 0, False),
+        ([10, 12, 11], 0, False),
+        ([9], 0, False),
+        ([9 + MAX_SLOTS_AHEAD], 0, True),
+        ([10 + MAX_SLOTS_AHEAD], 0, False),
+        ([10], 11, True),
+        ([10], 10, False),
+        ([10], 10 + MAX_SLOTS_AHEAD, True),
+        ([10], 11 + MAX_SLOTS_AHEAD, False),
+    ],
+)
+def test_a_promise_goes_on_from_what_was_asked_for_and_what_is_discarded(
+    slots: list[int], next_slot: int, dense: bool
+) -> None:
+    """Whichever reaches further."""
+    accepted = [Accepted(slot, Ballot(0, 1), b"") for slot in slots]
+    for first_slot, discarded in ((10, 3), (4, 9)):
+        p1b = promise(
+            Ballot(1, 1), accepted, first_slot=first_slot, next_slot=next_slot, discarded=discarded
+        )
+        assert is_dense(p1b) == dense
 
 
 @pytest.mark.parametrize("field", ["slot", "offset"])

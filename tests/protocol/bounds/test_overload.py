@@ -12,6 +12,7 @@ from paxon.actors.codecs import client_codec, port_codec
 from paxon.actors.execution.agreed import first_agreed
 from paxon.actors.execution.application import Application, encode_batch
 from paxon.actors.execution.sessions import SessionTable
+from paxon.actors.limits import turns
 from paxon.actors.limits.allowances import (
     FRAME_BYTES,
     IN_FLIGHT_BYTES,
@@ -237,6 +238,34 @@ def test_a_client_opens_only_so_many_sessions() -> None:
     cluster.request(1, OpenSession(5000), client=FLOODER)
     cluster.stabilize()
     assert len(cluster.told(SessionOpened, FLOODER)) == OPENINGS + 1
+
+
+def test_who_has_opened_many_sessions_opens_another_every_eighth_of_a_second() -> None:
+    """And after a while as many as at first. What it is told to wait is what it has to."""
+    openings = Openings()
+
+    def opened(client: bytes, now: float) -> int:
+        return next(n for n in range(10_000) if openings.wait(client, now))
+
+    assert opened(FLOODER, 100.0) == OPENINGS
+    for now in (100.0, 100.0625):
+        assert openings.wait(FLOODER, now) == pytest.approx(100.125 - now)
+    assert openings.wait(OTHER, 100.0625) == 0.0
+    assert opened(FLOODER, 100.125) == 1
+    assert opened(FLOODER, 101.125) == 8
+    assert opened(FLOODER, 1000.0) == OPENINGS
+
+
+def test_of_clients_that_open_sessions_the_last_ones_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(turns, "REMEMBERED_CLIENTS", 10)
+    openings = Openings()
+    for number in range(50):
+        for client in (FLOODER, b"%d" % number):
+            assert openings.wait(client, 100.0) == 0.0
+    assert len(openings._left) == 10
+    assert openings._left[FLOODER] == (OPENINGS - 50, 100.0)
 
 
 def test_who_dials_anew_to_open_sessions_is_bounded_with_all_others() -> None:
