@@ -47,6 +47,7 @@ class AsyncWatch:
         wanted = self._wanted
         if self._told is None and self._now is not None:
             wanted = msgspec.structs.replace(wanted, after=await self._now())
+            self._check()  # (it may have been closed meanwhile)
         if self._told is None:
             self._driver.enter()
             watched = self._core.start_watch(wanted)
@@ -54,6 +55,10 @@ class AsyncWatch:
             self._told = Told(watched)
             self._end = weakref.finalize(self, self._core.watches.abandon, watched).detach
         return self._told
+
+    def _check(self) -> None:
+        if self._closed:
+            raise ClientClosed("the watch is closed")
 
     def __aiter__(self) -> Self:
         return self
@@ -97,8 +102,7 @@ class AsyncWatch:
     async def _wait(self, timeout: float | None) -> Told:
         """Return once there is an event that was not told yet."""
         timeout = check_wait(timeout)
-        if self._closed:
-            raise ClientClosed("the watch is closed")
+        self._check()
         told = await self._begin()
         if told:
             return told

@@ -401,6 +401,11 @@ def test_an_asynchronous_watch_times_out_ends_and_says_what_is_gone(
             await asyncio.sleep(0)
             await events.close()
             assert await loop == []
+        early = client.watch("k")
+        loop = asyncio.create_task(_collect(early))
+        await asyncio.sleep(0)  # it asks for the revision to begin after
+        await early.close()
+        assert await asyncio.wait_for(loop, SOON) == []
         with pytest.raises(Compacted):
             await client.watch("k", after=first).next()
 
