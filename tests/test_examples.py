@@ -109,7 +109,7 @@ def test_the_example_runs(name: str, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=60,
+        timeout=200,
         cwd=tmp_path,
         env=os.environ | {"PYTHONIOENCODING": "utf-8"},
         check=False,

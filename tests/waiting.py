@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["happens_soon", "running_seconds", "wait_until"]
+__all__ = ["happens_soon", "running_seconds", "stall_meter", "wait_until"]
 
 
 def wait_until(
@@ -38,14 +38,23 @@ class _RunningClock:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last, self._ran = time.monotonic(), 0.0
+        self._held_up: list[tuple[float, float]] = []
+        """When looks were late, and what had passed since the one before."""
         threading.Thread(target=self._look, name="running-clock", daemon=True).start()
 
     def __call__(self) -> float:
         with self._lock:
             now = time.monotonic()
-            self._ran += min(now - self._last, self.HELD_UP_SECONDS)
-            self._last = now
+            passed, self._last = now - self._last, now
+            self._ran += min(passed, self.HELD_UP_SECONDS)
+            if passed > self.HELD_UP_SECONDS:
+                self._held_up.append((now, passed))
             return self._ran
+
+    def longest(self, since: float) -> float:
+        """Seconds that a look was late at most, of those that came after `since`."""
+        self()
+        return max((passed for when, passed in self._held_up if when > since), default=0.0)
 
     def _look(self) -> None:
         while True:
@@ -62,3 +71,13 @@ def running_seconds() -> float:
     """A clock for what may only take so long: it stands while this machine, or all of this process,
     does."""
     return _running_clock()()
+
+
+def stall_meter() -> Callable[[], float]:
+    """Says when asked for how many seconds this machine has stood at most since it was made.
+
+    For what may befall servers that stand still together, and only those: another leads.
+    """
+    clock, began = _running_clock(), time.monotonic()
+    clock()
+    return lambda: clock.longest(began)

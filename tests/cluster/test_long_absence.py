@@ -29,7 +29,7 @@ OUTSTANDING = 512
 
 
 def reply_of(cluster: LocalCluster, server: int) -> StatusReply | None:
-    return next(row.reply for row in cluster.status() if row.server == server)
+    return next(row.reply for row in cluster.status(60.0) if row.server == server)
 
 
 @pytest.mark.process

@@ -235,9 +235,9 @@ def test_a_deadline_brings_one_empty_burst(
     source: FakeSource, fed: pykka.ActorRef[Recorder], probe: Probe
 ) -> None:
     begun = time.monotonic()
-    fed.proxy().set_deadline(0.05).get(timeout=5)
+    fed.proxy().set_deadline(0.05).get(timeout=60)
     while not probe.timers:
-        assert time.monotonic() < begun + 5
+        assert time.monotonic() < begun + 60
         source.asleep.wait(0.01)
     assert time.monotonic() - begun >= 0.05
     assert fed.proxy().probe.get(timeout=5).timers == 1

@@ -108,7 +108,7 @@ def test_every_address_of_a_name_is_dialled(monkeypatch: pytest.MonkeyPatch) -> 
             monitor.attend(time.monotonic())
             return bool(events.poll(5))
 
-        wait_until(connected, "the second address is found", 20.0)
+        wait_until(connected, "the second address is found")
         assert list(monitor.addresses) == [f"tcp://localhost:{port}"]
 
 
@@ -157,7 +157,7 @@ def test_nobody_connects_to_himself(host: str, monkeypatch: pytest.MonkeyPatch) 
 
         monkeypatch.setattr(monitor, "_EVENT", mock.Mock(unpack=counting))
         dialler.dial(address)
-        wait_until(has_dialled, "it dials on", 20.0)
+        wait_until(has_dialled, "it dials on")
         port = context.socket(zmq.ROUTER)
 
         def bound() -> bool:
@@ -167,7 +167,7 @@ def test_nobody_connects_to_himself(host: str, monkeypatch: pytest.MonkeyPatch) 
                 return True
             return False
 
-        wait_until(bound, "the port can be opened", 10.0)
+        wait_until(bound, "the port can be opened")
 
         def heard() -> bool:
             dialler.drain()
@@ -175,7 +175,7 @@ def test_nobody_connects_to_himself(host: str, monkeypatch: pytest.MonkeyPatch) 
                 link.send(b"hello", zmq.NOBLOCK)
             return bool(port.poll(10))
 
-        wait_until(heard, "the one who dials has found the port", 20.0)
+        wait_until(heard, "the one who dials has found the port")
 
 
 def _begun(context: Context) -> Context:

@@ -32,6 +32,7 @@ from tests.cluster.copies.test_backup import describe
 from tests.cluster.helpers import (
     PAXON,
     environment,
+    once_it_says,
     one_sentence,
     paxon,
     paxon_here,
@@ -162,27 +163,32 @@ def test_scan(at: tuple[str, str]) -> None:
 
 
 def test_status(cluster: LocalCluster, at: tuple[str, str]) -> None:
-    done = paxon_here("status", "--json", *at)
-    assert done.returncode == 0
-    rows = json.loads(done.stdout)
+    rows: list[Any] = []
+
+    def one_leads() -> bool:
+        done = paxon_here("status", "--json", "--timeout", "60", *at)
+        rows[:] = json.loads(done.stdout)
+        leaders = [row["server"] for row in rows if row["role"] == "leader"]
+        return done.returncode == 0 and leaders == [cluster.leader()]
+
+    wait_until(one_leads)
     assert [row["server"] for row in rows] == [1, 2, 3]
     assert all(row["answers"] for row in rows)
-    assert [row["server"] for row in rows if row["role"] == "leader"] == [cluster.leader()]
     for name in ("ballot", "accepted", "chosen", "executed", "discarded", "leader", "uptime"):
         assert all(row[name] is not None for row in rows), name
     assert all(row["counters"]["bursts"] > 0 for row in rows)
-    text = paxon("status", *at).stdout.decode()
+    text = paxon("status", "--timeout", "60", *at).stdout.decode()
     assert "leader" in text and cluster.addresses[0] in text
 
 
 def test_status_of_one_server_finds_the_others(cluster: LocalCluster) -> None:
     for address in cluster.addresses:
-        done = paxon_here("status", "--json", "--cluster", address)
-        rows = json.loads(done.stdout)
+        status = ("status", "--json", "--cluster", address, "--timeout", "60")
+        rows = json.loads(paxon_here(*status).stdout)
         assert [(row["server"], row["address"]) for row in rows] == list(
             enumerate(cluster.addresses, start=1)
         )
-        assert done.returncode == 0
+        wait_until(lambda: paxon_here(*status).returncode == 0)  # noqa: B023
 
 
 def test_no_majority_says_so_and_status_by_one_server_is_not_content(tmp_path: Path) -> None:
@@ -190,30 +196,36 @@ def test_no_majority_says_so_and_status_by_one_server_is_not_content(tmp_path: P
         three.leader()
         three.kill(1)
         three.kill(2)
-        wait_until(lambda: three.status()[2].reply.leader == 0, "it has lost its leader")  # type: ignore[union-attr]
+
+        def has_lost_its_leader() -> bool:
+            reply = three.status()[2].reply
+            return reply is not None and reply.leader == 0
+
+        wait_until(has_lost_its_leader)
         at = ("--cluster", three.addresses[2])
-        done = paxon_here("status", *at, "--timeout", "0.5")
-        assert done.returncode == 5
-        assert "only 1 of 3 servers answer" in done.stderr.decode()
+        few = b"only 1 of 3 servers answer"
+        wait_until(lambda: few in paxon_here("status", *at, "--timeout", "0.5").stderr)
+        assert paxon_here("status", *at, "--timeout", "0.5").returncode == 5
         every = ("status", "--cluster", ",".join(three.addresses), "--timeout", "0.5", "--json")
         assert [row["server"] for row in json.loads(paxon_here(*every).stdout)] == [1, 2, 3]
-        done = paxon_here("get", "key", *at, "--timeout", "1")
-        assert done.returncode == 5
-        assert "1 of 3 servers answered, none leads, 2 are needed" in one_sentence(done)
+        none_leads = "1 of 3 servers answered, none leads, 2 are needed"
+        done = once_it_says(none_leads, "get", "key", *at, "--timeout", "1")
+        assert done.returncode == 5 and none_leads in one_sentence(done)
 
 
 def test_status_of_a_cluster_file_and_of_addresses_of_nobody(cluster: LocalCluster) -> None:
     file = str(cluster.directory / "cluster.toml")
-    assert paxon_here("status", "--cluster", file).returncode == 0
+    wait_until(lambda: paxon_here("status", "--cluster", file, "-t", "60").returncode == 0)
     assert paxon_here("put", "by", "file", "--cluster", file).returncode == 0
     nobody = [f"tcp://127.0.0.1:{port}" for port in own_ports(4)]
-    done = paxon_here(
-        "status", "--json", "-t", "0.3", "--cluster", ",".join([cluster.addresses[0], *nobody])
-    )
+    at = ("--cluster", ",".join([cluster.addresses[0], *nobody]))
+    done = paxon_here("status", "--json", "-t", "0.3", *at)
+    while done.returncode:  # (a busy machine may hear too few of them in so short a time)
+        done = paxon_here("status", "--json", "-t", "0.3", *at)
     rows = json.loads(done.stdout)
     assert [row["answers"] for row in rows] == [True] * 3 + [False] * 4
     assert rows[3]["role"] is None
-    assert done.returncode == 0 and not done.stderr  # all three members are well
+    assert not done.stderr  # all three members are well
 
 
 def test_the_environment_names_the_cluster(cluster: LocalCluster) -> None:
@@ -445,7 +457,8 @@ def start_up(directory: Path | None, *more: str) -> tuple[subprocess.Popen[str],
 def test_up_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
     process, addresses = start_up(tmp_path / "data")
     assert paxon_here("put", "a", "1", "--cluster", addresses).returncode == 0
-    rows = json.loads(paxon_here("status", "--json", "--cluster", addresses).stdout)
+    status = ("status", "--json", "--timeout", "60", "--cluster", addresses)
+    rows = json.loads(paxon_here(*status).stdout)
     assert len(rows) == 3
     assert process.stdout is not None
     assert any("leader" in line for line in process.stdout), "the view tells of changes"
@@ -482,7 +495,8 @@ def test_up_says_what_is_wrong_in_one_sentence(tmp_path: Path) -> None:
 
 def test_up_tells_when_a_server_dies(tmp_path: Path) -> None:
     process, addresses = start_up(tmp_path)
-    rows = json.loads(paxon_here("status", "--json", "--cluster", addresses).stdout)
+    status = ("status", "--json", "--timeout", "60", "--cluster", addresses)
+    rows = json.loads(paxon_here(*status).stdout)
     assert len(rows) == 3
     listed = subprocess.run(
         ["ps", "-ww", "--ppid", str(process.pid), "-o", "pid=,args="],
@@ -509,7 +523,7 @@ def test_up_tells_when_a_server_dies(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_demo_tells_the_story() -> None:
-    done = paxon("demo", "--seconds", "1", timeout=60)
+    done = paxon("demo", "--seconds", "1")
     text = done.stdout.decode()
     assert done.returncode == 0, text
     for words in (

@@ -32,7 +32,10 @@ def contents(path: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 @pytest.mark.parametrize("running", [True, False], ids=["copied while it runs", "while stopped"])
 def test_an_old_copy_is_refused_and_nothing_is_lost(tmp_path: Path, running: bool) -> None:
-    with LocalCluster(servers=3, directory=tmp_path / "data") as cluster, cluster.client() as kv:
+    with (
+        LocalCluster(servers=3, directory=tmp_path / "data") as cluster,
+        cluster.client(timeout=60) as kv,
+    ):
         for number in range(20):
             kv.put(f"before/{number}", b"x")
         mine = cluster.directory / "server-2"

@@ -28,6 +28,7 @@ from tests.cluster.belonging.test_making import PATIENCE, THREE, Servers, made_o
 from tests.cluster.copies.test_old_copies import contents
 from tests.cluster.helpers import paxon_here
 from tests.cluster.machines import Recursing
+from tests.coordination.test_cut_clients import acquired
 from tests.waiting import wait_until
 
 SECOND = 1_000_000_000
@@ -271,7 +272,7 @@ def _lose_two_and_recover(servers: Servers, home: Path) -> None:
     ):
         for number in range(20):
             revision = old.put(f"k{number}", b"%d" % number)
-        fence = old.lock("deploy", ttl=2).acquire().fence
+        fence = acquired(old, "deploy", 2.0).fence
         assert watcher.get("k0") == b"0"  # from here on it belongs to this cluster
         events = iter(watcher.watch(prefix="k"))
         wait_until(lambda: are_level(servers))
@@ -295,7 +296,7 @@ def _lose_two_and_recover(servers: Servers, home: Path) -> None:
                 next(iter(client.watch(prefix="k", after=revision)))
             assert client.put("k0", "first") > REVISIONS_AHEAD
             # The lease of who held the lock came along; nobody renews it, and so it runs out.
-            with client.lock("deploy", ttl=2, timeout=PATIENCE) as mine:
+            with client.lock("deploy", ttl=60, timeout=PATIENCE) as mine:
                 assert mine.fence > fence + REVISIONS_AHEAD // 2
     _join_it(servers)
 

