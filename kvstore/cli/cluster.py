@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
+_ONE_OF_BOTH = "leave out --peer and --client, or the file (--cluster, PAXON_CLUSTER_FILE)"
 _PANEL = "Clusters"
 
 _Settings = Annotated[
@@ -261,7 +262,7 @@ def server(
     if cluster is None:
         description = _alone(number, directory, peer, client, join)
     elif peer or client:
-        raise typer.BadParameter("the file has the addresses", param_hint="--peer, --client")
+        raise typer.BadParameter(f"{cluster} has the addresses: {_ONE_OF_BOTH}")
     else:
         description = ClusterDescription.read(cluster)
     if join:

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from paxon.actors import ServerId
 from paxon.actors.messages import StatusReply
-from paxon.kvstore.cluster.health import problems
+from paxon.kvstore.cluster.health import members, problems
 from paxon.kvstore.cluster.meanings import meaning_of
 from paxon.kvstore.cluster.status import ServerStatus
 
@@ -34,7 +34,7 @@ __all__ = [
     "watch_status",
 ]
 
-_ROLE_STYLES = {"leader": "bold green", "candidate": "yellow", "follower": ""}
+_ROLE_STYLES = {"leader": "bold green", "candidate": "yellow", "follower": "", "no member": "dim"}
 
 
 class Rates:
@@ -125,11 +125,14 @@ def status_table(
     hidden = {"discarded" if digest else "state"} | ({"cmd/s"} if rates is None else set())
     columns = [name for name in (_WIDE if width else _NARROW) if name not in hidden]
     most_chosen = max((row.reply.chosen for row in rows if row.reply is not None), default=0)
+    known = members(rows)
     lines: list[tuple[str, dict[str, str]]] = []
     for row in rows:
         cells = _cells(row, None if rates is None else rates.get(row.server))
         if row.reply is not None:
             cells["lag"] = f"{max(0, most_chosen - row.reply.executed):,}"
+        elif row.state is None and row.server > 0 and known and row.server not in known:
+            cells["role"] = "no member"  # it was removed, and a cluster file still has it
         lines.append((_name(row), cells))
 
     def columns_width() -> int:

@@ -166,7 +166,8 @@ def _names(entry: ServerEntry) -> Iterator[Finding]:
             )
         else:
             at = ", ".join(sorted(map(str, found)))
-            yield Finding("good", "names", f"server {entry.id}: {host} is {at}")
+            said = host if host == at else f"{host} is {at}"
+            yield Finding("good", "names", f"server {entry.id}: {said}")
 
 
 def _ports(entry: ServerEntry) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from paxon.actors.messages import StatusReply
 from paxon.kvstore.cluster.status import ServerStatus
 from paxon.transport import cluster_name
 
-__all__ = ["answering", "problems", "troubles"]
+__all__ = ["answering", "members", "problems", "troubles"]
 
 
 def answering(rows: Sequence[ServerStatus]) -> tuple[int, int]:
@@ -20,11 +20,17 @@ def answering(rows: Sequence[ServerStatus]) -> tuple[int, int]:
     A learner does not count, nor an address at which nobody is any more.
     """
     replies = [row.reply for row in rows if row.reply is not None]
-    latest = max(replies, key=lambda reply: reply.epoch, default=None)
-    if latest is None or not latest.members:
+    known = members(rows)
+    if not known:
         return len(replies), len(rows)
-    voters = set(latest.members) - {r.server for r in replies if r.part in ("learner", "none")}
+    voters = known - {r.server for r in replies if r.part in ("learner", "none")}
     return len(voters & {reply.server for reply in replies}), len(voters)
+
+
+def members(rows: Sequence[ServerStatus]) -> set[ServerId]:
+    """The members in force, by the latest word of those that answer; empty if nobody knows."""
+    replies = [row.reply for row in rows if row.reply is not None]
+    return set(max(replies, key=lambda reply: reply.epoch).members) if replies else set()
 
 
 def problems(rows: Sequence[ServerStatus]) -> list[str]:
@@ -56,12 +62,12 @@ def troubles(rows: Sequence[ServerStatus]) -> list[str]:
 
 def _of_several_clusters(replies: Sequence[StatusReply]) -> str:
     """Of one and its restored backup, say: what they executed, and who leads, is not comparable."""
-    members: dict[str, list[ServerId]] = defaultdict(list)
+    found: dict[str, list[ServerId]] = defaultdict(list)
     for reply in replies:
         if reply.identity:
-            members[cluster_name(reply.identity, reply.cluster)].append(reply.server)
-    said = ", ".join(f"{in_list(who)} of {name}" for name, who in members.items())
-    return f"these are servers of several clusters: {said}" if len(members) > 1 else ""
+            found[cluster_name(reply.identity, reply.cluster)].append(reply.server)
+    said = ", ".join(f"{in_list(who)} of {name}" for name, who in found.items())
+    return f"these are servers of several clusters: {said}" if len(found) > 1 else ""
 
 
 def _differences(replies: Sequence[StatusReply]) -> list[str]:

@@ -368,6 +368,8 @@ def test_a_server_that_cannot_join_says_why(one: LocalCluster, tmp_path: Path) -
     assert usage.returncode == 2
     assert b"needs --dir, --peer and --client" in usage.stderr
     assert b"give the cluster file, or --join" in paxon_here("server", "--id", "2").stderr
+    both = paxon_here(*flags, *at, "--cluster", "orders.toml")
+    assert b"orders.toml has the addresses" in both.stderr
 
     nobody = paxon_here(*flags, "--dir", str(tmp_path / "a"), "--join", client)
     assert nobody.returncode == 1

@@ -14,7 +14,7 @@ from paxon.kvstore.cli.live_view import status_table
 from paxon.kvstore.cluster.status import ServerStatus
 
 
-def row(server: int) -> ServerStatus:
+def row(server: int, members: tuple[int, ...] = ()) -> ServerStatus:
     """A server that has been busy for a month."""
     many = 123_456_789
     reply = StatusReply(
@@ -22,6 +22,7 @@ def row(server: int) -> ServerStatus:
         ballot=Ballot(12_345, 1), leader=1, accepted=many, chosen=many, executed=many,
         discarded=many, snapshot=many, uptime=30 * 86_400.0, disk_bytes=123 << 20,
         state_digest="0123456789abcdef", counters={}, digest="0123456789abcdef", digest_slot=many,
+        members=members,
     )  # fmt: skip
     return ServerStatus(server=server, address=f"tcp://127.0.0.1:71{server}1", reply=reply)
 
@@ -56,3 +57,13 @@ def test_what_is_piped_is_as_wide_as_is_said_or_120(
     assert max(map(len, lines)) <= (columns or 120)
     assert len(lines) == 7  # no line is folded
     assert not any("…" in line for line in lines)
+
+
+@pytest.mark.parametrize(("members", "said"), [((1, 2, 3), "no answer"), ((1, 2), "no member")])
+def test_a_server_that_is_no_member_is_not_missed(
+    members: tuple[int, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though a cluster file still has it."""
+    rows = [row(1, members), row(2, members), ServerStatus(server=3, address="tcp://3", reply=None)]
+    _print_table(rows, state=False)
+    assert said in capsys.readouterr().out
