@@ -152,26 +152,22 @@ class Chores:
     last_slot: int = 0
     """That batch's slot."""
     at: float = NEVER
-    """When to look whether something is due, monotonic seconds …"""
     wanted: bool = False
-    """… and whether that time has come."""
+    """When to look whether something is due, monotonic seconds; and whether that time has come."""
     wakeup: int | None = None
     """When the state machine wants to be woken, as `at` was computed for."""
     renewals: dict[ClientToken, deque[Entry]] = field(default_factory=dict)
-    """Those that wait for a slot, for each client, in the order of their turns …"""
     sizes: dict[ClientToken, int] = field(default_factory=dict)
-    """… their bytes …"""
+    """Those of each client that wait for a slot, in the order of their turns; their bytes …"""
     count: int = 0
     bytes: int = 0
     """… and all together."""
     renew_at: float = NEVER
-    """When renewals that wait are proposed at the latest, seconds …"""
     not_before: float = -NEVER
-    """… and at the soonest: others were a moment ago."""
+    """When those are proposed at the latest, and at the soonest (others were just now): seconds."""
     slot: int = 0
-    """The slot in which they were, until it is executed …"""
     began: float = 0.0
-    """… and since when, seconds."""
+    """The slot in which they were, until it is executed, and since when, seconds."""
 
     def is_full(self, client: ClientToken) -> bool:
         """Whether no more renewals of this client are taken in (limits/allowances.py)."""

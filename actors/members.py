@@ -14,7 +14,7 @@ from paxon.actors.ballot import Ballot, ServerId, Wire, are_ids
 
 __all__ = [
     "AskMembers", "ChangeKind", "ChangeMembers", "Made", "Member", "MemberChange", "Members",
-    "Outcome", "Rehearsal", "Rehearsed", "decode_members", "encode_members",
+    "Outcome", "Rehearsal", "Rehearsed",
 ]  # fmt: skip
 
 
@@ -56,9 +56,8 @@ class Member(Wire, frozen=True):
     voter: bool = True
     """False for a learner, that takes what is proposed and has no vote."""
     peer: str = ""
-    """Where other servers reach it …"""
     client: str = ""
-    """… and clients, if that is known."""
+    """Where other servers reach it, and clients, if that is known."""
     key: str = ""
     """Its public key, Z85; "": the one that each server was started with, if there are keys."""
 
@@ -105,16 +104,15 @@ class AskMembers(Wire, frozen=True, tag=14):
     id: int
     """Random 63-bit number that ties the reply to this."""
     request: int = 0
-    """The `ChangeMembers.id` that is asked about; 0: none …"""
     ballot: Ballot = Ballot(0, 0)
-    """… and its ballot."""
+    """The `ChangeMembers.id` that is asked about (0: none), and its ballot."""
 
 
 Outcome = Literal["", "done", "not done", "refused", "pending", "unknown"]
 
 
 class Members(Wire, frozen=True):
-    """The members as a server knows them now, and how one change of them stands."""
+    """The members as a server knows them now, and how one change of them stands: msgpack."""
 
     server: ServerId
     """Who says so."""
@@ -160,16 +158,3 @@ class Rehearsed(Wire, frozen=True, tag=24):
     """To the leader: the sender, and who has answered it by the very directory that is to vote."""
     chosen_to: int = 0
     """How far the sender knows the log as chosen."""
-
-
-_decoder = msgspec.msgpack.Decoder(Members)
-
-
-def encode_members(members: Members) -> bytes:
-    """The payload of the reply."""
-    return msgspec.msgpack.encode(members)
-
-
-def decode_members(payload: bytes) -> Members:
-    """Decode such a payload. Raises `msgspec.DecodeError`."""
-    return _decoder.decode(payload)

@@ -4,6 +4,11 @@ Peers talk in `PeerMessage`, clients and servers in `ClientMessage` and `ServerR
 each frame carries a list of them (`paxon.transport.codec`), so all that one burst has for one
 receiver travels together. The protocol itself never sees bytes other than opaque values.
 
+Fields of one name mean the same everywhere: `id` and `nonce` are random 63-bit numbers that tie a
+reply to its request; a `count` is the number of the commit in the sender's directory that a message
+relies on; `knows` is what the sender's release knows (`Features`), `limits` a checksum over what
+its state machine does; `addresses` are where clients reach each server, as far as the sender knows.
+
 Surplus elements are refused, never skipped: how deep a decoder may follow nested ones depends on
 where it is called from (rule 15). So any change of a message needs a new `PROTOCOL_VERSION`.
 """
@@ -67,7 +72,6 @@ class P1B(Wire, frozen=True, tag=2):
     discarded: int
     """Slots up to here are gone at the sender: chosen, executed and covered by a snapshot."""
     count: int = 0
-    """The number of the commit in the sender's directory that this relies on."""
 
 
 class P2A(Wire, frozen=True, tag=3):
@@ -90,7 +94,6 @@ class P2B(Wire, frozen=True, tag=4):
     promised: Ballot | None = None
     """Set when the P2As were rejected: the higher ballot that the acceptor has promised."""
     count: int = 0
-    """The number of the commit in the sender's directory that this relies on."""
 
 
 class Heartbeat(Wire, frozen=True, tag=5):
@@ -123,14 +126,11 @@ class HeartbeatReply(Wire, frozen=True, tag=6):
     """The round that this answers; 0 if the heartbeat's ballot is not the one promised."""
     executed: int
     knows: int = 0
-    """What the follower's release knows (`Features`)."""
     limits: int = 0
-    """Checksum over the limits that its state machine knows."""
     digest_version: int = 0
     digest: bytes = b""
     """Its hash after slot `executed` (execution/digests.py); b"" if it is not kept any more."""
     count: int = 0
-    """The number of the commit in the sender's directory that this relies on."""
     watches: bool = False
     """Whether this server holds any, and so wants to hear of commits at once (`CommitNote`)."""
     short: bool = False
@@ -159,10 +159,8 @@ class PreVoteReply(Wire, frozen=True, tag=8):
     chosen_to: int
     discarded: int
     knows: int = 0
-    """As in `HeartbeatReply`, and so is the next."""
     limits: int = 0
     count: int = 0
-    """The number of the commit in the sender's directory that this relies on."""
 
 
 class CatchUpRequest(Wire, frozen=True, tag=9):
@@ -266,9 +264,8 @@ class Introduction(Wire, frozen=True, tag=16):
     places: tuple[Place, ...] = ()
     """Where the sender is, by its own file, and the other members, as far as it knows."""
     joins: bool = False
-    """The sender is to become a member of a cluster that is in force …"""
     rejoins: bool = False
-    """… in the place of a directory of the same server that was lost."""
+    """The sender is to become a member of a cluster that is in force; in its lost one's place."""
     chosen_to: int = 0
     """How far the sender knows the log as chosen."""
 
@@ -356,7 +353,6 @@ class OpenSession(Wire, frozen=True, tag=1):
     """Client → leader: give me a session (a command in the log, so all servers know it)."""
 
     nonce: int
-    """Random 63-bit number that ties the reply to the request."""
 
 
 class Command(Wire, frozen=True, tag=2):
@@ -401,7 +397,6 @@ class ChangeSettings(Wire, frozen=True, tag=6):
     """Client → leader: agree on other values (docs/running/settings.md). Answer: a `QueryReply`."""
 
     id: int
-    """Random 63-bit number that ties the reply to the request."""
     changed_at: int
     """See `Change` (actors/execution/agreed.py), as the next."""
     values: Annotated[dict[SettingName, int | float], msgspec.Meta(max_length=100)]
@@ -415,7 +410,6 @@ class Renew(Wire, frozen=True, tag=11):
     """
 
     id: int
-    """Random 63-bit number that ties the reply to the request."""
     command: bytes
     """For the state machine, which has to know it for a renewal (`StateMachine.renews`)."""
 
@@ -472,7 +466,6 @@ class TransferLeader(Wire, frozen=True, tag=12):
     """
 
     id: int
-    """Random 63-bit number that ties the reply to the request."""
     ballot: Ballot
     """The reign that is to end."""
     to: ServerId
@@ -535,7 +528,6 @@ class SessionOpened(Wire, frozen=True, tag=1):
     """What is agreed now, so that the client packs no more together; 0: not told."""
     max_outstanding: int = 0
     addresses: dict[ServerId, str] = {}
-    """Where clients reach each server of the cluster, as far as the leader knows."""
 
 
 class CommandReply(Wire, frozen=True, tag=2):
@@ -565,7 +557,6 @@ class NotLeader(Wire, frozen=True, tag=4):
     servers: int = 0
     """How many servers the cluster has; 0: the sender does not say."""
     addresses: dict[ServerId, str] = {}
-    """Where clients reach each of them, as far as the sender knows."""
 
 
 class StatusReply(Wire, frozen=True, gc=True, tag=5):
@@ -599,9 +590,8 @@ class StatusReply(Wire, frozen=True, gc=True, tag=5):
     sessions: int = 0
     version: str = ""
     agreed: dict[str, int | float] = {}
-    """The settings in force after `executed` (docs/running/settings.md) …"""
     agreed_from: int = 0
-    """… and the slot from which on they are."""
+    """The settings in force after `executed` (docs/running/settings.md), and from which slot on."""
     digest_version: int = 0
     digest_slot: int = 0
     digest: str = ""
@@ -619,7 +609,6 @@ class StatusReply(Wire, frozen=True, gc=True, tag=5):
     waits_for: str = ""
     """What stands between this server and its cluster, in a sentence; "" once it is in force."""
     addresses: dict[ServerId, str] = {}
-    """Where clients reach each server of the cluster, as far as the sender knows."""
     time: int = 0
     """The log's time as far as the sender knows it, nanoseconds (docs/design/time.md)."""
 
@@ -689,9 +678,8 @@ class Addresses(Wire, frozen=True, tag=11):
     """Any server → client that has sent `TellAddresses`: here servers are by now."""
 
     addresses: dict[ServerId, str]
-    """Where clients reach each server of the cluster, as far as the sender knows …"""
     keys: dict[ServerId, str] = {}
-    """… and these servers' public keys; none where there are no keys."""
+    """These servers' public keys; none where there are no keys."""
 
 
 ServerReply: TypeAlias = (

@@ -33,11 +33,7 @@ from paxon.actors.execution.agreed import Features, first_agreed
 from paxon.actors.execution.application import Application, decode_batch, encode_batch
 from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.invariants import invariant
-from paxon.actors.limits.allowances import (
-    CHARGED_BYTES,
-    EXECUTE_SECONDS,
-    IN_FLIGHT_BYTES,
-)
+from paxon.actors.limits.allowances import CHARGED_BYTES, EXECUTE_SECONDS, IN_FLIGHT_BYTES
 from paxon.actors.limits.bounds import (
     MAX_EPOCHS_AHEAD,
     MAX_SLOTS_AHEAD,
@@ -89,7 +85,7 @@ from paxon.actors.parts.snapshotting import Snapshotting
 from paxon.actors.parts.status import COUNTERS, Telling, describe
 from paxon.actors.parts.watches import Watches
 from paxon.actors.records.candidacy import Candidacy
-from paxon.actors.records.catching_up import CatchingUp
+from paxon.actors.records.catching_up import CatchingUp, Snapshots
 from paxon.actors.records.changing import Opening
 from paxon.actors.records.configuration import (
     Configuration,
@@ -102,7 +98,6 @@ from paxon.actors.records.following import LARGE_VALUE, Following
 from paxon.actors.records.making import Retired
 from paxon.actors.records.reads import LONGEST_LEASE, Grants, Rounds, counted, sensible
 from paxon.actors.records.reign import Held, HeldRequests, Pending, Reign
-from paxon.actors.records.snapshots import Snapshots
 from paxon.actors.settings import Settings
 from paxon.transport.log import logger
 

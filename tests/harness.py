@@ -15,7 +15,6 @@ import msgspec
 
 from paxon.actors import Ballot, Environment, PaxosServer, ServerId, Settings, StateMachine
 from paxon.actors.ballot import in_list
-from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import Storage
 from paxon.actors.execution.agreed import NAMES, Agreed, encode_agreed, first_agreed
 from paxon.actors.execution.application import decode_batch, encode_batch
@@ -39,6 +38,7 @@ from paxon.actors.records.configuration import Member, decode_config, is_config
 from paxon.actors.records.making import Retired
 from paxon.actors.records.reign import Reign
 from paxon.transport import Burst
+from tests.disks import MemoryDisk
 from tests.quiet import QuietNetwork
 
 CLIENT = b"client"
@@ -222,8 +222,8 @@ class Cluster:
         for other in self.servers.values():  # the old one has been silent for a while
             other.disks.heard_at[server] = float("-inf")
 
-    def new_disk(self, server: ServerId) -> MemoryStorage:
-        return MemoryStorage(cluster="test", server=server)
+    def new_disk(self, server: ServerId) -> MemoryDisk:
+        return MemoryDisk(cluster="test", server=server)
 
     def rejoining(self, *servers: ServerId) -> None:
         """Lose these servers' disks, and start them on empty ones that know the cluster again."""

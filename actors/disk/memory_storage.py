@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import secrets
 import zlib
-from typing import Self
 
 from paxon.actors.ballot import ServerId
-from paxon.actors.disk.storage import (
-    Produce,
-    Prove,
-    Recovered,
-    SnapshotInfo,
-    Storage,
-    StorageError,
-)
+from paxon.actors.disk.storage import Produce, Prove, Recovered, SnapshotInfo, Storage, StorageError
 from paxon.actors.messages import Accepted
 from paxon.transport.log import logger
 
@@ -27,8 +18,7 @@ KEPT_SNAPSHOTS = 2
 class MemoryStorage(Storage):
     """The contract of `Storage` in a process's memory; all is lost when the process ends.
 
-    What was committed is kept apart from what is pending, so that tests can `crash` it. `cluster`
-    and `server` only say whose storage this is. An `incarnation` of None draws a random one.
+    `cluster` and `server` only say whose storage this is. An `incarnation` of None is drawn.
     """
 
     def __init__(
@@ -48,31 +38,6 @@ class MemoryStorage(Storage):
         """The slot that stopped its server, and why."""
         self.condemned = ""
         """Why nothing of this counts any more."""
-
-    def crash(self, keep_pending: bool = False) -> Self:
-        """The storage as a restarted server finds it; this one is closed.
-
-        What was not committed is lost, or with `keep_pending` has reached the disk just before the
-        crash, all of it: a transaction is never torn.
-        """
-        found = self.duplicate(keep_pending=keep_pending)
-        self.close()
-        return found
-
-    def duplicate(self, keep_pending: bool = False) -> Self:
-        """A copy of the directory as it is on the disk, without what was not committed."""
-        found = copy.copy(self)
-        found._accepted, found._images = dict(self._accepted), dict(self._images)
-        found._ballots = {}
-        if keep_pending and not self._unusable:
-            found._received = bytearray(self._received)
-            found.dirty = True
-            found.commit()
-        else:
-            found._incoming, found._received = None, bytearray()
-        found.close()
-        found.created, found._unusable = False, ""
-        return found
 
     def close(self) -> None:
         """Lose what was not committed; `load` opens the storage again, as a restart would."""

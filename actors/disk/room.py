@@ -149,10 +149,8 @@ class SharedDisk:
         self._cluster = cluster
         self._server = server
         self._surveyed_at = -SURVEY_SECONDS
-        self._pool = 0
-        """Bytes that are free, or any of these servers' …"""
-        self._others: list[int] = []
-        """… and what each of the others had of it."""
+        self._pool, self._others = 0, list[int]()
+        """Bytes that are free or any of these servers', and what each of the others had of it."""
         self.filled_by_others = False
         """Whether most of what a tight disk holds is in no server's directory here."""
 

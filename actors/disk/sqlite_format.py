@@ -19,12 +19,7 @@ from pathlib import Path
 import msgspec
 
 from paxon.actors.ballot import Ballot, ServerId
-from paxon.actors.disk.data_directory import (
-    DATABASE_NAME,
-    FORMAT_VERSION,
-    WITNESS_NAME,
-    is_there,
-)
+from paxon.actors.disk.data_directory import DATABASE_NAME, FORMAT_VERSION, WITNESS_NAME, is_there
 from paxon.actors.disk.storage import REMEDY, CorruptStorage, Marks
 from paxon.actors.messages import Accepted, Made, Place
 from paxon.actors.records.configuration import Configuration
@@ -94,9 +89,8 @@ class Contents:
     commits: int
     """The number of the last transaction."""
     rows: int
-    """How many rows `accepted` has …"""
     rows_checksum: int
-    """… and the sum of their checksums."""
+    """How many rows `accepted` has, and the sum of their checksums."""
     accepted: list[Accepted] = field(default_factory=list)
     """All rows in the order of slots, those that wait for their deletion too."""
 

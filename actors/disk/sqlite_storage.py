@@ -76,10 +76,8 @@ LOG_LIMIT_BYTES = 16 << 20
 """The log's file is cut to this size when a huge commit made it larger."""
 SPARE_PAGES = 1024
 """So many free pages stay in the file for new rows; more are given back when the server idles."""
-VACUUM_PAGES = 64
-"""An idle server gives back this many pages a step …"""
-SHRINK_PAGES = 4096
-"""… and one whose snapshot finds no room so many at once."""
+VACUUM_PAGES, SHRINK_PAGES = 64, 4096
+"""Pages that an idle server gives back in a step, and one whose snapshot finds no room at once."""
 DELETING_ROOM = 64 << 10
 """While rows are still to be deleted the log has room for so much: each commit deletes more."""
 
@@ -140,10 +138,8 @@ class SqliteStorage(Storage):
         """Bytes of the database's free pages that had better be given back to the disk."""
         self._logged_bytes = 0
         """Bytes of the values of all rows above the durable snapshot's slot."""
-        self._coming = 0
-        """The slot of the snapshot under way, taken or received; 0: none is …"""
-        self._covered_bytes = 0
-        """… and what it will cover of `_logged_bytes`."""
+        self._coming = self._covered_bytes = 0
+        """The slot of the snapshot under way (0: none), and what it covers of `_logged_bytes`."""
         self._tidyings = 0
         self._tidied = -1
         """`count` after it tidied last: a server without a new commit since is idle."""
@@ -267,19 +263,17 @@ class SqliteStorage(Storage):
         with self._in_our_words():
             self._files.verify(self.durable.snapshot)
         if self._found is None:
-            recovered.accepted = self._kept_rows(self._read_accepted())
+            if not self._unusable:
+                self._begin()
+            assert self._database is not None
+            with self._in_our_words():
+                rows = read_accepted(
+                    self._directory.database, self._database, self._row_count, self._rows_checksum
+                )
+            recovered.accepted = self._kept_rows(rows)
         else:
             recovered.accepted, self._found = self._found, None
         return recovered
-
-    def _read_accepted(self) -> list[Accepted]:
-        if not self._unusable:
-            self._begin()
-        assert self._database is not None
-        with self._in_our_words():
-            return read_accepted(
-                self._directory.database, self._database, self._row_count, self._rows_checksum
-            )
 
     # --- committing ------------------------------------------------------------------------------
 

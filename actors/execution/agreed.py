@@ -21,7 +21,7 @@ from paxon.actors.disk.storage import StorageError
 __all__ = [
     "Agreed", "Change", "Features", "Limit", "Limits", "Number", "UnknownSetting", "BEFORE",
     "KNOWS", "NAMES", "OWN", "agreed_values", "apply_change", "check_rising", "check_values",
-    "decode_agreed", "decode_change", "differences", "encode_agreed", "encode_change",
+    "decode_agreed", "differences", "encode_agreed",
     "encode_in_short", "first_agreed", "limits_checksum", "plain", "range_error",
 ]  # fmt: skip
 
@@ -216,27 +216,13 @@ def limits_checksum(limits: Limits) -> int:
 
 
 class Change(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The content of a settings entry of the log. It was checked before it got there."""
+    """The content of a settings entry of the log (msgpack). It was checked before it got there."""
 
     changed_at: int
     """The change counts only if the settings were changed last in this slot: a copy that comes
     late undoes nothing that was decided since."""
     values: dict[str, Number]
     """Empty: nothing is changed, and the answer tells what is in force."""
-
-
-_change_encoder = msgspec.msgpack.Encoder()
-_change_decoder = msgspec.msgpack.Decoder(Change)
-
-
-def encode_change(change: Change) -> bytes:
-    """As it stands in the log."""
-    return _change_encoder.encode(change)
-
-
-def decode_change(data: bytes) -> Change:
-    """Raises `msgspec.DecodeError`."""
-    return _change_decoder.decode(data)
 
 
 def apply_change(agreed: Agreed, change: Change, slot: int, limits: Limits) -> Agreed | None:

@@ -12,9 +12,9 @@ import msgspec
 from paxon.actors.ballot import NO_BALLOT, Ballot
 from paxon.actors.execution.agreed import (
     Agreed,
+    Change,
     apply_change,
     decode_agreed,
-    decode_change,
     encode_agreed,
     encode_in_short,
 )
@@ -324,7 +324,8 @@ class Application:
         """Decide about a change of what is agreed; the answer is what is agreed then."""
         before = self._agreed_next
         self._all_went_well = False  # what is answered is not compared as it is
-        after = apply_change(before, decode_change(body), slot, self.machine.limits)
+        change = msgspec.msgpack.decode(body, type=Change)
+        after = apply_change(before, change, slot, self.machine.limits)
         if after is None:
             text = f"the settings were changed meanwhile, in slot {before.changed_at}: look at them"
             return Reply(ReplyStatus.FAILED, text.encode())

@@ -20,10 +20,8 @@ from paxon.actors.messages import DigestReply, SnapshotOffer
 
 __all__ = ["Comparison", "Diverged", "HashChain", "Inquiry", "SnapshotCheck", "Verdict"]
 
-KEPT_SLOTS = 4096
-"""Hashes are kept for so many slots …"""
-PINNED_SLOTS = 4
-"""… and for so many of the last snapshots."""
+KEPT_SLOTS, PINNED_SLOTS = 4096, 4
+"""Hashes are kept for so many slots, and for so many of the last snapshots."""
 HASH_BYTES = 16
 _LINK = struct.Struct(f"<{HASH_BYTES}sQLL")
 """What is hashed for a slot: the hash before, its number, and the CRC-32 of its value and of its
@@ -133,9 +131,8 @@ class Verdict(msgspec.Struct, frozen=True):
     differ: list[ServerId]
     """Whose hashes are not this server's."""
     from_slot: int
-    """The first slot after which a hash is known to differ …"""
     exact: bool
-    """… and whether the slot before is known to be equal."""
+    """The first slot after which a hash is known to differ; whether the one before is equal."""
     contradicted: bool
     """A majority of voters agree on another hash than this server's."""
 

@@ -15,19 +15,16 @@ class MachineTimer:
     def __init__(self, machine: StateMachine) -> None:
         self._machine = machine
         self.tells = type(machine).advance is not StateMachine.advance
-        """Whether the machine has use for `advance` …"""
         self.asks = type(machine).next_wakeup is not StateMachine.next_wakeup
-        """… and for `wake`."""
+        """Whether the machine has use for `advance`, and for `wake`."""
         self.next: int | None = None
         """When the machine wants to be woken, as it said after the last slot."""
         self.due: int | None = None
         """When a leader has to propose a slot for it: the same, but never while it is tired."""
         self.tired = False
         """It was still due after it was woken. Replicated: no slot wakes it before a command."""
-        self.woken = 0
-        """How often it was woken …"""
-        self.failed = 0
-        """… and raised."""
+        self.woken = self.failed = 0
+        """How often it was woken, and raised."""
 
     def advance(self, slot: int, time: int) -> None:
         """A slot with this time is executed next."""

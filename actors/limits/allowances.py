@@ -62,15 +62,11 @@ counts for what was executed that others have as much time again after that."""
 
 MAX_PENDING = 16_384
 """While so many commands wait for a slot, clients' further requests wait in their own queues."""
-MAX_READS = 16_384
-"""Reads that may wait to be confirmed …"""
-MAX_READ_BYTES = 32 << 20
-"""… and their bytes."""
-MAX_RENEWALS = 65_536
-"""Renewals that may wait for a slot: a budget of their own, so that nobody's commands, many as they
-may be, keep anybody's leases from being renewed …"""
-MAX_RENEWAL_BYTES = 16 << 20
-"""… and their bytes. A client gets a quarter at most, and its share once all of it is taken."""
+MAX_READS, MAX_READ_BYTES = 16_384, 32 << 20
+"""Reads that may wait to be confirmed, and their bytes."""
+MAX_RENEWALS, MAX_RENEWAL_BYTES = 65_536, 16 << 20
+"""Renewals that may wait for a slot, and their bytes: a budget of their own, so that no commands
+keep leases from being renewed. A client gets a quarter at most, its share once all is taken."""
 
 # --- a slot and what it leaves behind (the same on every server) ---------------------------------
 

@@ -27,14 +27,10 @@ from paxon.actors.messages import (
 
 __all__ = ["ClientTurns", "Openings", "Stored", "Waiting"]
 
-MAX_MESSAGES = 16_384
-"""Requests that may wait for one client …"""
-MAX_BYTES = 32 << 20
-"""… and their bytes; …"""
-MAX_TOTAL_MESSAGES = 131_072
-"""… for all clients together, of which each that has more than its share …"""
-MAX_TOTAL_BYTES = 256 << 20
-"""… gets no more in."""
+MAX_MESSAGES, MAX_BYTES = 16_384, 32 << 20
+"""Requests that may wait for one client, and their bytes; …"""
+MAX_TOTAL_MESSAGES, MAX_TOTAL_BYTES = 131_072, 256 << 20
+"""… for all clients together, of which each that has more than its share gets no more in."""
 PRESENT_SECONDS = 0.1
 """A client counts as present for so long after it was heard, and as long as it had to wait."""
 SILENT_SECONDS = 0.02
@@ -46,14 +42,10 @@ slot that found no majority, makes anything take for ever."""
 LATELY_SECONDS = 5.0
 """A snapshot is put down to what was stored in the last one to two of these spans of time."""
 
-OPENINGS = 64
-"""Sessions that a client may open at once; it may open …"""
-OPENINGS_PER_SECOND = 8.0
-"""… so many more each second."""
-ALL_OPENINGS = 4096
-"""All clients together may open so many at once (each new connection is another client) …"""
-ALL_OPENINGS_PER_SECOND = 2000.0
-"""… and so many more each second."""
+OPENINGS, OPENINGS_PER_SECOND = 64, 8.0
+"""Sessions that a client may open at once, and so many more each second; …"""
+ALL_OPENINGS, ALL_OPENINGS_PER_SECOND = 4096, 2000.0
+"""… all clients together (each new connection is another client)."""
 ALLOWANCE = 1 / 8
 """A client that takes more than this part of the time …"""
 ALLOWED_AHEAD = 0.5
@@ -113,7 +105,7 @@ class ClientTurns:
         """When the other clients were heard last, in those seconds, the last one at the end, …"""
         self.modest: tuple[int, int] | None = None
         """… the command that it sent, by its session and number, …"""
-        self._awaited_at = -NEVER
+        self.awaited_at = -NEVER
         """… and when such a client last waited for something."""
         self._last, self._last_at = b"", -NEVER
         self._before, self._before_at = b"", -NEVER
@@ -133,14 +125,10 @@ class ClientTurns:
             _forget_one(self._modest)
             self.modest = (asked.session, asked.seq) if type(asked) is Command else None
 
-    def still_there(self) -> None:
-        """A client that is not greedy waits for something."""
-        self._awaited_at = self.listened
-
     def _is_not_modest(self, client: ClientToken) -> None:
         if self._modest.pop(client, None) is not None:
             self.modest = None
-            self._awaited_at = -NEVER  # (it may have been this one; any other is found again)
+            self.awaited_at = -NEVER  # (it may have been this one; any other is found again)
 
     def others_present(self, client: ClientToken, since: float) -> bool:
         """Whether anybody but this client waits, or was heard since then or a little before."""
@@ -240,7 +228,7 @@ class ClientTurns:
         first = min(owing, key=owing.__getitem__)
         least, paid_at = owing[first], self.paid_at
         silent = min(max(self.waiting[first].took, SILENT_SECONDS), PRESENT_SECONDS)
-        modest_at = max(self._awaited_at, next(reversed(self._modest.values()), -NEVER))
+        modest_at = max(self.awaited_at, next(reversed(self._modest.values()), -NEVER))
         there = [now + modest_at + silent - self.listened]
         for client, until in self.greedy.items():
             if client not in owing and paid_at.get(client, -NEVER) < least:
@@ -441,9 +429,8 @@ class Openings:
 
     def __init__(self) -> None:
         self._left: dict[ClientToken, tuple[float, float]] = {}
-        """What each may still open, and as of when …"""
         self._all = float(ALL_OPENINGS), -NEVER
-        """… and what all may."""
+        """What each may still open, and what all may, and as of when."""
 
     def wait(self, client: ClientToken, now: float) -> float:
         """Count one opening; or the seconds until this client may open a session again."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 from msgspec import structs
 
 from paxon.actors.ballot import MOST_SERVERS, NO_BALLOT, Ballot, ServerId, in_list
@@ -23,7 +24,6 @@ from paxon.actors.members import (
     MemberChange,
     Rehearsal,
     Rehearsed,
-    encode_members,
 )
 from paxon.actors.messages import (
     P1A,
@@ -50,20 +50,11 @@ from paxon.actors.messages import (
 )
 from paxon.actors.parts.host import Host, Part
 from paxon.actors.parts.status import members_now
-from paxon.actors.records.changing import (
-    Changing,
-    Rehearsing,
-    can_be_dialled,
-    members_wanted,
-)
-from paxon.actors.records.configuration import (
-    Configuration,
-    encode_config,
-    epoch_of,
-)
+from paxon.actors.records.changing import Changing, Rehearsing, members_wanted
+from paxon.actors.records.configuration import Configuration, encode_config, epoch_of
 from paxon.actors.records.disks import Confirmation, KnownDisks
 from paxon.actors.records.making import Making
-from paxon.actors.records.places import TOLD_AT_ONCE, Places, plausible
+from paxon.actors.records.places import TOLD_AT_ONCE, Places, can_be_dialled, plausible
 from paxon.actors.records.reign import MOVES_SECONDS, Reign, is_level
 from paxon.transport.log import logger
 
@@ -79,10 +70,8 @@ FROM_ANYBODY = frozenset((
 what is chosen, and questions (docs/membership.md, M13)."""
 
 
-SAY_FIRST = 2.0
-"""Seconds after which a server that takes no part yet says what it waits for …"""
-SAY_AGAIN = 30.0
-"""… and says so again."""
+SAY_FIRST, SAY_AGAIN = 2.0, 30.0
+"""Seconds after which a server that takes no part yet says what it waits for, and says so again."""
 JOINING_SECONDS = 5.0
 """A server that has not said for so long that it waits to join is no longer named."""
 
@@ -372,7 +361,7 @@ class Membership(Part):
         self._tell(client, request.id, request.request, request.ballot)
 
     def _tell(self, client: ClientToken, number: int, request: int, ballot: Ballot) -> None:
-        told = encode_members(members_now(self._host, request, ballot))
+        told = msgspec.msgpack.encode(members_now(self._host, request, ballot))
         self._outbox.reply(client, QueryReply(number, ReplyStatus.OK, told))
         self._host.reception.count_work(client, len(told))
 
@@ -381,7 +370,8 @@ class Membership(Part):
         if reign.holds_back or reign.changing is not None:
             return "another change of the members is under way: wait until that is done"
         alive, me = self.alive(), self._settings.server
-        fit = {s: self.disks.incarnations[s] for s in reign.fit(alive, self._host.log)}
+        log, executed = self._host.log, {s: one.executed for s, one in reign.followers.items()}
+        fit = {s: self.disks.incarnations[s] for s in alive if is_level(executed[s], log)}
         fit[me] = self.making.incarnation
         told = reign.behind(alive, self._host.log.chosen_to)
         keys = self._outbox.network.keys()
@@ -551,7 +541,7 @@ class Membership(Part):
         """Say whom this server talks to; before the cluster is in force the network knows."""
         if self._open and self.joined is not None:
             both = (*self.joined.leaving, *self.joined.members)
-            keys = dict.fromkeys(self.places.strangers, "")
+            keys = dict.fromkeys(self.places.unknown, "")
             if self.making.joins or self._settings.join:
                 keys |= dict.fromkeys(self._settings.servers, "")
             keys |= {member.server: member.key for member in both}

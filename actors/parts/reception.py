@@ -6,14 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, TypeAlias
 
+import msgspec
+
 from paxon.actors.embedding import settle
 from paxon.actors.environment import ClientToken, ServerBurst
-from paxon.actors.execution.agreed import (
-    Change,
-    check_rising,
-    check_values,
-    encode_change,
-)
+from paxon.actors.execution.agreed import Change, check_rising, check_values
 from paxon.actors.execution.application import Executed
 from paxon.actors.execution.sessions import Reply
 from paxon.actors.limits.allowances import (
@@ -66,10 +63,8 @@ TURN_MESSAGES = 32
 """Requests of one client that are handled in a row while others wait."""
 RENEWALS = b" renews"
 """With a client's token, the account of its renewals."""
-UNTIMED_MESSAGES = 64
-"""Requests of a burst from which on the time that each frame takes is looked at …"""
-UNTIMED_BYTES = 16 << 10
-"""… and bytes."""
+UNTIMED_MESSAGES, UNTIMED_BYTES = 64, 16 << 10
+"""Requests of a burst, and bytes, from which on the time that each frame takes is looked at."""
 
 
 class Reception(Part):
@@ -249,8 +244,11 @@ class Reception(Part):
         """Serve those that waited, in turns, until the step's share is spent."""
         handled, turns, reign = 0, self.turns, self._host._reign
         if reign is not None and reign.awaits(turns.modest, turns.greedy):
-            turns.still_there()
-        while handled < BURST_MESSAGES and (turn := self._next_turn()) is not None:
+            turns.awaited_at = turns.listened
+        while handled < BURST_MESSAGES and not self.spent:
+            turn = turns.next(self._turn_at)
+            if turn is None:
+                break
             client, waiting = turn
             if self._outbox.network.congested(client):
                 turns.wait_for_reader(client, self._turn_at + SLOW_READER_PAUSE)
@@ -264,10 +262,6 @@ class Reception(Part):
             self._end_turn(client, served, self._waiting_work() - before)
         if handled >= BURST_MESSAGES:
             self.spent = True
-
-    def _next_turn(self) -> tuple[ClientToken, Waiting] | None:
-        """Whose turn it is; None if all sit out, or the step's share is spent."""
-        return None if self.spent else self.turns.next(self._turn_at)
 
     def _serve_turn(self, client: ClientToken, waiting: Waiting) -> int:
         """Handle some of one client's requests; returns how many."""
@@ -457,7 +451,7 @@ class Reception(Part):
         elif self.is_full(reign):
             self._outbox.put_off(client, change.id, "too much is waiting")
         else:
-            command = encode_change(Change(change.changed_at, change.values))
+            command = msgspec.msgpack.encode(Change(change.changed_at, change.values))
             reign.take_in(Entry(0, change.id, SETTINGS, 0, command), client)
 
     def on_renew(self, request: Renew, client: ClientToken) -> None:

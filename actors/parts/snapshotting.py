@@ -19,7 +19,7 @@ from paxon.actors.messages import (
     SnapshotRequest,
 )
 from paxon.actors.parts.host import Part
-from paxon.actors.records.snapshots import LONGEST_SECONDS, LONGEST_SECONDS_FOR_ROOM, Retry
+from paxon.actors.records.catching_up import LONGEST_SECONDS, LONGEST_SECONDS_FOR_ROOM, Retry
 
 __all__ = ["Snapshotting"]
 

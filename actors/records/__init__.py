@@ -6,11 +6,11 @@ what follows; `server.py` has the handlers, and acts. Each is None where it exis
 Read them in the order in which a server needs them. How servers come together: `making` (the
 cluster), `configuration` (who decides which slots), `places` (where they are), `disks` (by which
 directory each is known, and that this one is no old copy). To follow: `following` (whether the
-leader lives), `catching_up` (what is missing). To lead: `candidacy` (the promises of one ballot),
-`reign` (all that a leader knows, and requests kept until it serves), `changing` (from one epoch to
-the next), `reads` (heartbeats answered, leases at both ends, reads that wait for them), `thrift`
-(whom to ask a little later). Beside it: `watching` (reads that wait for something to happen),
-`snapshots` (when to take one), `latencies` (how long steps take).
+leader lives), `catching_up` (what is missing, and when to take a snapshot). To lead: `candidacy`
+(the promises of one ballot), `reign` (all that a leader knows, and requests kept until it serves),
+`changing` (from one epoch to the next), `reads` (heartbeats answered, leases at both ends, reads
+that wait for them), `thrift` (whom to ask a little later). Beside it: `latencies` (how long steps
+take).
 """
 
 from __future__ import annotations

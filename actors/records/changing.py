@@ -15,8 +15,8 @@ from paxon.actors.environment import NEVER
 from paxon.actors.members import ChangeMembers, Member, MemberChange
 from paxon.actors.messages import P1A, Sealed
 from paxon.actors.records.configuration import Configuration
-from paxon.actors.records.places import MAX_ADDRESS_BYTES
-from paxon.transport import TransportError, is_dialable, same_place
+from paxon.actors.records.places import can_be_dialled
+from paxon.transport import TransportError, same_place
 from paxon.transport.keys import check_key
 
 __all__ = ["Changing", "Opening", "Rehearsing", "members_after", "members_wanted"]
@@ -188,11 +188,6 @@ def _obstacle(configuration: Configuration, change: MemberChange) -> str:
         if any(change.incarnation == member.incarnation for member in configuration.members):
             return f"server {server}: this data directory is a member's already"
     return _bad_address(change)
-
-
-def can_be_dialled(address: str) -> bool:
-    """Whether an address that somebody told, if any, has the form of one."""
-    return not address or (len(address.encode()) <= MAX_ADDRESS_BYTES and is_dialable(address))
 
 
 def _bad_address(change: MemberChange) -> str:

@@ -107,9 +107,8 @@ class Confirmation:
     newest: Configuration = Configuration(0, 0, ())  # noqa: RUF009 (it is frozen)
     """The latest that is known, or was told: whose majority has to confirm."""
     seal: Accepted | None = None
-    """Its CONFIG, as somebody who knows it as chosen told it: how the epoch before it ends …"""
     seal_teller: ServerId = 0
-    """… and who that was."""
+    """Its CONFIG, which ends the epoch before, as somebody who knows it as chosen told it: who."""
     listed: tuple[ServerId, ...] = ()
     """They are asked as well: they may know a later configuration."""
     life: int = 0
@@ -273,7 +272,8 @@ class Confirmation:
 
     def check_hope(self) -> None:
         """Raise `StorageError` if so many know another directory that no majority is left."""
-        if self.is_hopeless():
+        others = self._other_voters()
+        if len(self.denied_by.intersection(others)) > len(others) - self._needed():
             raise StorageError(
                 f"server {self.server}'s data directory is not the one that the cluster knows: "
                 f"give that one back, or empty it and start once with --rejoin"
@@ -297,11 +297,6 @@ class Confirmation:
         """Whether the answer of a server came from the very directory that is a member's."""
         member = self.newest.find(server)
         return member is None or self._directories.get(server) in (None, member.incarnation)
-
-    def is_hopeless(self) -> bool:
-        """Whether so many know this server by another directory that it has no majority left."""
-        others = self._other_voters()
-        return len(self.denied_by.intersection(others)) > len(others) - self._needed()
 
     def _other_voters(self) -> list[ServerId]:
         return [server for server in self.newest.voters if server != self.server]

@@ -19,7 +19,7 @@ from paxon.actors.messages import Introduction, NotLeader, Place
 from paxon.actors.settings import Settings
 from paxon.transport import is_dialable
 
-__all__ = ["Places", "plausible"]
+__all__ = ["Places", "can_be_dialled", "plausible"]
 
 ASK_AGAIN = 1.0
 """Seconds after which a member is told again that has not answered."""
@@ -39,15 +39,14 @@ class Places:
 
     def __init__(self, settings: Settings) -> None:
         self._server = settings.server
-        self._files = settings.peer_addresses
-        """Those of this server's own file …"""
-        self._files_clients = settings.client_addresses
+        self._files, self._files_clients = settings.peer_addresses, settings.client_addresses
+        """Those of this server's own file."""
         self.active = settings.server in settings.peer_addresses
         """False for a server that has no address to tell of (in the simulator)."""
         self._told: dict[ServerId, Place] = {}
         """What each member's directory was told to be reached at, this server included."""
-        self._unknown: dict[ServerId, str] = {}
-        """Where a member's new directory says that it is, before it is known."""
+        self.unknown: dict[ServerId, str] = {}
+        """Where servers say that they are that are no members by their directories."""
         self._members: dict[ServerId, int] = {}
         self._configured: dict[ServerId, Member] = {}
         """Where the configuration says that they are, if it does."""
@@ -56,9 +55,8 @@ class Places:
         self.due = NEVER
         """When to tell those again, monotonic seconds."""
         self._listeners: dict[ClientToken, None] = {}
-        """Clients that want to hear where servers are whenever that changes …"""
         self.untold: dict[ClientToken, None] = {}
-        """… and those of them that have not been told of the last change."""
+        """Clients that want to hear of each move, and those not told of the last one yet."""
 
     # --- this server -----------------------------------------------------------------------------
 
@@ -95,11 +93,6 @@ class Places:
             told[server] for server in sorted(told)
             if server == self._server or told[server].incarnation == self._members.get(server)
         )  # fmt: skip
-
-    @property
-    def strangers(self) -> tuple[ServerId, ...]:
-        """The servers that have told an address and are no members by that directory."""
-        return tuple(self._unknown)
 
     # --- telling ---------------------------------------------------------------------------------
 
@@ -169,9 +162,9 @@ class Places:
 
     def hear_unknown(self, server: ServerId, address: str) -> bool:
         """Somebody that is not known by its directory yet says where it is; whether that is new."""
-        if not (self.active and address) or self._unknown.get(server) == address:
+        if not (self.active and address) or self.unknown.get(server) == address:
             return False
-        self._unknown[server] = address
+        self.unknown[server] = address
         return True
 
     def moved(
@@ -221,7 +214,7 @@ class Places:
         told, member = self._told.get(server), self._configured.get(server)
         found = [self._files.get(server, ""), "" if member is None else member.peer]
         found.append("" if told is None else told.peer)
-        found.append(self._unknown.get(server, ""))
+        found.append(self.unknown.get(server, ""))
         return [address for address in dict.fromkeys(found) if address]
 
     def client_address(self, server: ServerId) -> str:
@@ -243,13 +236,17 @@ class Places:
         return {server: address for server, address in found.items() if address}
 
 
+def can_be_dialled(address: str) -> bool:
+    """Whether an address that somebody told, if any, has the form of one."""
+    return not address or (len(address.encode()) <= MAX_ADDRESS_BYTES and is_dialable(address))
+
+
 def plausible(places: Sequence[Place]) -> bool:
     """Whether addresses and numbers can be those of servers: a frame may be damaged."""
     return len(places) <= MOST_SERVERS and all(
         1 <= place.server <= MOST_SERVERS
         and 0 < place.moves < MAX_MOVES
-        and all(len(text.encode()) <= MAX_ADDRESS_BYTES for text in (place.peer, place.client))
-        and is_dialable(place.peer)
-        and (not place.client or is_dialable(place.client))
+        and place.peer
+        and all(map(can_be_dialled, (place.peer, place.client)))
         for place in places
     )

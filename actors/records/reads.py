@@ -42,9 +42,8 @@ class Rounds:
         self.confirmed = 0
         """The last one that a majority, the leader included, has replied to …"""
         self.confirmed_at = now  # (the promises: a majority was alive just now)
-        """… when it was sent, …"""
         self.confirmed_busy = busy
-        """… and for how long this server had been busy by then (`Following.excused`)."""
+        """… when it was sent, and how long this server had been busy then (`Following.excused`)."""
         self.sent: deque[tuple[int, float, float, float]] = deque()
         """Rounds not confirmed yet: number, when sent, seconds to count on the lease asked for, and
         how busy this server had been when it was sent."""
@@ -148,12 +147,10 @@ class Grants:
     """The leases that a server has granted; all times are those of its own clock, in seconds."""
 
     def __init__(self) -> None:
-        self.until = -math.inf
-        """The end of the latest of all grants, those of an earlier life included …"""
+        self.until = self._others_until = -math.inf
+        """The end of the latest of all grants, those of an earlier life included, and …"""
         self.ballot = NO_BALLOT
-        """… the ballot whose leader was granted one last …"""
-        self._others_until = -math.inf
-        """… and the end of the latest that was granted to any other."""
+        """… of those to any other than the ballot whose leader was granted one last."""
         self.forget_at = math.inf
         """When the grants of an earlier life have run out."""
         self._stored = 0

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
+import msgspec
 import pykka
 
 from paxon.actors.ballot import ServerId
 from paxon.actors.environment import NEVER, ClientToken
-from paxon.actors.execution.agreed import decode_change
+from paxon.actors.execution.agreed import Change
 from paxon.actors.execution.application import Application
 from paxon.actors.execution.digests import Comparison
 from paxon.actors.execution.machine_errors import error_reply
@@ -135,9 +136,8 @@ class Pending:
         self.most_are_short = False
         """So many servers' disks have no room that what is proposed would not be chosen."""
         self.dear: dict[tuple[int, int], int] = {}
-        """What those cost that cost more than they are long, and …"""
         self.cost = 0
-        """… all of these together."""
+        """What those cost that cost more than they are long, and all of these together."""
 
     @property
     def work(self) -> int:
@@ -384,10 +384,6 @@ class Reign:
         told = ((server, self.followers[server]) for server in alive)
         return {server: max(0, chosen_to - one.executed) for server, one in told if one.answered}
 
-    def fit(self, alive: Iterable[ServerId], log: SlotLog) -> list[ServerId]:
-        """Which of these followers are level, as good as, by what is known of them."""
-        return [server for server in alive if is_level(self.followers[server].executed, log)]
-
     def note_asked(self, request: int, refusal: str) -> None:
         """A change was refused for this, or taken up."""
         self.asked[request] = refusal
@@ -531,6 +527,6 @@ def _as_request(entry: Entry) -> Command | OpenSession | ChangeSettings | Renew:
     if entry.acked == RENEWAL:
         return Renew(entry.seq, entry.command)
     if entry.acked == SETTINGS:
-        change = decode_change(entry.command)
+        change = msgspec.msgpack.decode(entry.command, type=Change)
         return ChangeSettings(entry.seq, change.changed_at, change.values)
     return OpenSession(entry.seq)

@@ -35,10 +35,7 @@ class Thrift:
     """Of one reign: it delays some P2As, and is told what was answered. The rest is bookkeeping."""
 
     def __init__(
-        self,
-        settings: Settings,
-        others: Sequence[ServerId],
-        voters: Sequence[ServerId],
+        self, settings: Settings, others: Sequence[ServerId], voters: Sequence[ServerId]
     ) -> None:
         """Only `voters` among the others can be prompt."""
         # A heartbeat takes with it what was put off: with a longer delay hardly anything would be

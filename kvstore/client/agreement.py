@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import msgspec
 
 from paxon.actors.ballot import MOST_SERVERS, Ballot, ServerId
-from paxon.actors.execution.agreed import Change, Number, encode_change
+from paxon.actors.execution.agreed import Change, Number
 from paxon.actors.members import AskMembers, ChangeMembers, MemberChange, Members
 from paxon.kvstore.client.leader_search import CoreRandom, LeaderSearch
 from paxon.kvstore.client.sightings import Sightings
@@ -86,7 +86,7 @@ def check_new_values(new: Mapping[str, object]) -> dict[str, Number]:
 def settings_request(known: ClusterSettings | None, new: Mapping[str, Number]) -> bytes:
     """The body of a request: change what is `known` to `new`, or (both empty) only ask."""
     changed_at = 0 if known is None else known.from_slot - 1
-    return encode_change(Change(changed_at, dict(new)))
+    return msgspec.msgpack.encode(Change(changed_at, dict(new)))
 
 
 def decode_settings(payload: bytes) -> ClusterSettings:

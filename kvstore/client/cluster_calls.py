@@ -8,8 +8,10 @@ import time
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import msgspec
+
 from paxon.actors.execution.agreed import Number
-from paxon.actors.members import MemberChange, Members, decode_members
+from paxon.actors.members import MemberChange, Members
 from paxon.actors.messages import StatusReply
 from paxon.kvstore.client.agreement import (
     Asked,
@@ -375,4 +377,4 @@ def _answer(ticket: Any) -> Members | None:
     """The answer; None if there was none in time."""
     if isinstance(ticket.error, RequestTimeout):
         return None
-    return decode_members(ticket.value())
+    return msgspec.msgpack.decode(ticket.value(), type=Members)

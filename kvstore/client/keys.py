@@ -6,9 +6,10 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import msgspec
 import zmq
 
-from paxon.actors.members import AskMembers, Member, decode_members
+from paxon.actors.members import AskMembers, Member, Members
 from paxon.kvstore.client.command_core import CommandCore
 from paxon.kvstore.client.links import Secure, server_addresses
 from paxon.kvstore.client.requests import Ticket
@@ -86,7 +87,7 @@ def learner(
 
     def trust(done: Ticket[Any, Any]) -> None:
         if done.error is None:
-            secure.trust(decode_members(done.value()).members)
+            secure.trust(msgspec.msgpack.decode(done.value(), type=Members).members)
             core.search.ask_addresses_anew()
 
     def learn(addresses: Mapping[int, str], keys: Mapping[int, str]) -> None:

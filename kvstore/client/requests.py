@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from paxon.actors.execution.agreed import decode_change
+from paxon.actors.execution.agreed import Change
 from paxon.actors.members import AskMembers, ChangeMembers
 from paxon.actors.messages import (
     ChangeSettings,
@@ -267,7 +267,7 @@ class Request:
             case "slot":
                 return SlotRequest(self.number, int.from_bytes(self.body, "big"))
             case "settings":
-                change = decode_change(self.body)
+                change = msgspec.msgpack.decode(self.body, type=Change)
                 return ChangeSettings(self.number, change.changed_at, change.values)
             case "transfer":
                 return TransferLeader(self.number, *read_transfer(self.body))

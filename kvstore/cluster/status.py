@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from paxon.actors import ServerId
-from paxon.actors.members import AskMembers, decode_members
+from paxon.actors.members import AskMembers, Members
 from paxon.actors.messages import (
     PortOfServers,
     QueryReply,
@@ -119,7 +119,9 @@ class StatusProbe:
                 self._answers[address] = message
             elif isinstance(message, QueryReply) and message.id == self._number:
                 if isinstance(self._secure, Keyring):
-                    self._secure.trust(decode_members(message.payload).members)
+                    self._secure.trust(
+                        msgspec.msgpack.decode(message.payload, type=Members).members
+                    )
             elif isinstance(message, PortOfServers) and message.address:
                 self.client_ports[address] = message.address
             else:

@@ -10,7 +10,6 @@ from functools import partial
 import pytest
 
 from paxon.actors import Ballot, StorageError
-from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.messages import (
     P1A,
@@ -26,6 +25,7 @@ from paxon.actors.messages import (
     SessionOpened,
 )
 from paxon.actors.records.reign import Reign
+from tests.disks import MemoryDisk
 from tests.harness import Cluster
 from tests.protocol.watched import Died, WatchedCluster
 
@@ -174,12 +174,12 @@ def test_the_log_is_not_cut_before_the_snapshot_is_durable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     slow = True
-    poll = MemoryStorage.poll_snapshot
+    poll = MemoryDisk.poll_snapshot
 
-    def poll_snapshot(storage: MemoryStorage) -> SnapshotInfo | None:
+    def poll_snapshot(storage: MemoryDisk) -> SnapshotInfo | None:
         return None if slow else poll(storage)
 
-    monkeypatch.setattr(MemoryStorage, "poll_snapshot", poll_snapshot)
+    monkeypatch.setattr(MemoryDisk, "poll_snapshot", poll_snapshot)
     cluster = WatchedCluster(3, policy="random", snapshot_slots=3, retain_slots=2)
     cluster.start()
     cluster.lead(1)

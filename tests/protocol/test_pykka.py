@@ -22,7 +22,6 @@ from paxon.actors import (
     StorageError,
 )
 from paxon.actors.codecs import client_codec, peer_codec, port_codec
-from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.execution.agreed import first_agreed
 from paxon.actors.messages import (
     P2A,
@@ -36,6 +35,7 @@ from paxon.actors.messages import (
     SessionOpened,
 )
 from paxon.transport import MemoryClient, MemoryEndpoint, MemoryHub
+from tests.disks import MemoryDisk
 from tests.harness import IDENTITY, Register, make_cluster, value_of
 from tests.waiting import wait_until
 
@@ -54,7 +54,7 @@ class Crew:
     def __init__(self, size: int = 1) -> None:
         self.ids = tuple(range(1, size + 1))
         self.hub = MemoryHub()
-        self.disks = {s: MemoryStorage("test", s) for s in self.ids}
+        self.disks = {s: MemoryDisk("test", s) for s in self.ids}
         make_cluster(self.disks, first_agreed({}, {}))
         self.machines = {s: Register() for s in self.ids}
         self.endpoints: dict[int, MemoryEndpoint[PeerMessage, ClientMessage, ServerReply]] = {}

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from paxon.actors import PaxosServer, ServerId
-from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.environment import ClientToken
 from paxon.actors.execution.application import Executed
 from paxon.actors.messages import Batch, PeerMessage, Query, ServerReply
 from paxon.transport import Burst
+from tests.disks import MemoryDisk
 from tests.harness import Cluster, Register, Wire
 from tests.invariants import ClusterWatch
 
@@ -25,7 +25,7 @@ class Died(BaseException):
     """The process is gone in the middle of a sync; nothing of the server may catch this."""
 
 
-class WatchedDisk(MemoryStorage):
+class WatchedDisk(MemoryDisk):
     """Reports what becomes durable, and dies where it is told to."""
 
     cluster_watch: ClusterWatch
@@ -86,7 +86,7 @@ class WatchedCluster(Cluster):
         self.watch = ClusterWatch(range(1, size + 1), lambda _server: self.clock.now)
         super().__init__(size, options, wire=WatchedWire)
 
-    def new_disk(self, server: ServerId) -> MemoryStorage:
+    def new_disk(self, server: ServerId) -> MemoryDisk:
         disk = WatchedDisk(cluster="test", server=server)
         disk.cluster_watch = self.watch
         return disk

@@ -12,7 +12,6 @@ from collections import deque
 from typing import Any
 
 from paxon.actors import Ballot, PaxosServer
-from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import Marks, SnapshotInfo
 from paxon.actors.execution.digests import Comparison, HashChain, Inquiry, SnapshotCheck
 from paxon.actors.execution.sessions import Reply, Session
@@ -35,15 +34,15 @@ from paxon.actors.messages import (
     SnapshotOffer,
 )
 from paxon.actors.records.candidacy import Candidacy
-from paxon.actors.records.catching_up import CatchingUp
+from paxon.actors.records.catching_up import CatchingUp, Retry, Snapshots
 from paxon.actors.records.changing import Changing, Opening
 from paxon.actors.records.configuration import Configuration, Member
 from paxon.actors.records.disks import Confirmation
 from paxon.actors.records.following import Following
 from paxon.actors.records.reads import Grants, ReadQueue, Rounds
 from paxon.actors.records.reign import HeldRequests, Pending, Progress, Reign
-from paxon.actors.records.snapshots import Retry, Snapshots
 from paxon.actors.records.thrift import Thrift
+from tests.disks import MemoryDisk
 from tests.harness import Register
 
 __all__ = ["DISK", "Image", "freeze_disk", "freeze_server", "thaw_disk", "thaw_server"]
@@ -374,12 +373,12 @@ def thaw_server(image: Image, server: PaxosServer) -> None:
     table.kept = sum(session.kept for session in table._sessions.values())
 
 
-def freeze_disk(disk: MemoryStorage, *, counted: bool = False) -> Image:
+def freeze_disk(disk: MemoryDisk, *, counted: bool = False) -> Image:
     names = COUNTED_DISK if counted else DISK
     return tuple(freeze(getattr(disk, name)) for name in names)
 
 
-def thaw_disk(image: Image, disk: MemoryStorage, made: Made) -> None:
+def thaw_disk(image: Image, disk: MemoryDisk, made: Made) -> None:
     """Make `disk` what `image` is of; `made` is the cluster that it belongs to."""
     for name, value in zip(COUNTED_DISK, image, strict=False):  # (perhaps only the first of these)
         setattr(disk, name, thaw(value))

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import msgspec
 
 from paxon.actors import Environment, PaxosServer, ServerId, Settings
-from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.execution.agreed import encode_agreed, first_agreed
 from paxon.actors.messages import Introduction, Made, PeerMessage, ServerReply
 from paxon.actors.records.making import NotAMember
 from paxon.transport import Burst, BurstInbox
 from tests.books.making import MakingBooks
+from tests.disks import MemoryDisk
 from tests.harness import Register
 from tests.quiet import QuietNetwork
 from tests.search.images import always
@@ -60,7 +60,7 @@ class MakingWorld(NamedTuple):
     budget: MakingBudget
 
 
-class _Disk(MemoryStorage):
+class _Disk(MemoryDisk):
     """Tells what becomes durable."""
 
     effects: list[Fact]

@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from paxon.actors import Environment, PaxosServer, ServerId, Settings, StorageError
-from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.environment import NEVER
 from paxon.actors.execution.agreed import NAMES, encode_agreed, first_agreed
 from paxon.actors.execution.application import Executed
-from paxon.actors.members import decode_members
+from paxon.actors.members import Members
 from paxon.actors.messages import (
     Batch,
     ClientMessage,
@@ -33,6 +32,7 @@ from paxon.actors.records.configuration import Configuration, Member
 from paxon.actors.records.reign import Reign
 from paxon.actors.records.thrift import Thrift
 from paxon.transport import Burst, BurstInbox
+from tests.disks import MemoryDisk
 from tests.harness import Register, change_members, reign_of
 from tests.quiet import QuietNetwork
 from tests.search.images import (
@@ -126,7 +126,7 @@ class Died(BaseException):
     """The process is gone in the middle of a sync."""
 
 
-class RecordingDisk(MemoryStorage):
+class RecordingDisk(MemoryDisk):
     """Tells what becomes durable, and dies in a sync when told to."""
 
     effects: list[Effect]
@@ -176,7 +176,7 @@ class CountingDisk(RecordingDisk):
     count = 0
 
     def save_counts(self, counts: Mapping[ServerId, int]) -> None:
-        MemoryStorage.save_counts(self, counts)
+        MemoryDisk.save_counts(self, counts)
 
 
 class _Wire(QuietNetwork):
@@ -193,7 +193,7 @@ class _Wire(QuietNetwork):
             if isinstance(message, CommandReply) and message.status == ReplyStatus.OK:
                 self.steps.effects.append(("acknowledged", message.session, message.seq))
             elif isinstance(message, QueryReply) and message.id == ASKS:
-                told = decode_members(message.payload)
+                told = msgspec.msgpack.decode(message.payload, type=Members)
                 self.steps.effects.append(("told", CHANGE, told.outcome))
             elif isinstance(message, QueryReply):
                 self.steps.effects.append(("read", message.id, message.payload))
@@ -246,7 +246,7 @@ class Steps:
     def _frozen(self, server: PaxosServer) -> Image:
         return freeze_server(server, counted=self.counted)
 
-    def _frozen_disk(self, disk: MemoryStorage) -> Image:
+    def _frozen_disk(self, disk: MemoryDisk) -> Image:
         return freeze_disk(disk, counted=self.counted)
 
     def _new_disk(self, server: ServerId) -> RecordingDisk:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from paxon.actors import Ballot, ServerId
-from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import (
     NO_ROOM,
     PLENTY,
@@ -23,6 +22,7 @@ from paxon.actors.records.configuration import Configuration
 from paxon.kvstore.store.operations import decode_results, is_refusal
 from paxon.kvstore.store.store import KVStore
 from tests.books.store import StoreBooks
+from tests.disks import MemoryDisk
 from tests.invariants import ClusterWatch
 from tests.predicates import InvariantBroken
 
@@ -170,13 +170,13 @@ class DiskWorld(Protocol):
 
 
 class SimulatedDisk:
-    """`MemoryStorage` that can crash, be full, slow, and is watched from outside."""
+    """`MemoryDisk` that can crash, be full, slow, and is watched from outside."""
 
     def __init__(
         self, cluster: str, server: ServerId, incarnation: int, world: DiskWorld,
         watch: ClusterWatch,
     ) -> None:  # fmt: skip
-        self._inner = MemoryStorage(cluster, server, incarnation=incarnation)
+        self._inner = MemoryDisk(cluster, server, incarnation=incarnation)
         self.incarnation = incarnation
         self.moved = False
         """Whether it was put back from a copy."""

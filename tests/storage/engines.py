@@ -10,10 +10,10 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from paxon.actors import Ballot
-from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from paxon.actors.disk.storage import Recovered, SnapshotInfo, Storage
 from paxon.actors.messages import Made
+from tests.disks import MemoryDisk
 from tests.waiting import wait_until
 
 CLUSTER = "test"
@@ -39,13 +39,13 @@ class Engine(Protocol):
 
 class MemoryEngine:
     def __init__(self) -> None:
-        self.storage = MemoryStorage(CLUSTER, SERVER)
+        self.storage = MemoryDisk(CLUSTER, SERVER)
 
-    def restart(self) -> MemoryStorage:
+    def restart(self) -> MemoryDisk:
         self.storage.close()
         return self.crash()
 
-    def crash(self) -> MemoryStorage:
+    def crash(self) -> MemoryDisk:
         self.storage = self.storage.crash(keep_pending=False)
         return self.storage
 

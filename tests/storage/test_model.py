@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from paxon.actors import NO_BALLOT, Ballot
-from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import Storage
 from paxon.actors.messages import Made
 from paxon.actors.records.configuration import Configuration, Member
+from tests.disks import MemoryDisk
 from tests.storage.engines import (
     CLUSTER,
     MADE,
@@ -53,7 +53,7 @@ class CrashingMemory:
     """The memory engine; `keep_pending` is drawn by the machine."""
 
     def __init__(self) -> None:
-        self.storage = MemoryStorage(CLUSTER, SERVER)
+        self.storage = MemoryDisk(CLUSTER, SERVER)
         self.keep_pending = False
 
     def restart(self) -> Storage:

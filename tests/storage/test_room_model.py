@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from paxon.actors.disk.room import GROWTH, LOG_ROOM, PAGE_BYTES, Disk, checkpoint_pages, later_bytes
 from paxon.actors.disk.storage import ENOUGH_ROOM, NO_ROOM, SnapshotInfo
-from paxon.actors.records.snapshots import Snapshots
+from paxon.actors.records.catching_up import Snapshots
 from paxon.actors.settings import Settings
 
 MIB = 1 << 20

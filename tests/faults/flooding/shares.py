@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, cast
 from paxon.actors import ServerId
 from paxon.actors.ballot import Ballot
 from paxon.actors.codecs import client_codec, peer_codec, port_codec
-from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.messages import (
     ClientMessage,
     Command,
@@ -36,6 +35,7 @@ from paxon.kvstore.store.operations import Put, encode_operations
 from paxon.kvstore.store.store import KVStore
 from paxon.transport import Burst, EndpointOptions, OversizedFrame
 from paxon.transport.intake import Share, check_count
+from tests.disks import MemoryDisk
 from tests.faults.flooding.flooder import FLOODS, FULL, LARGE, MIB, MORE, Kind
 from tests.harness import IDENTITY, Clock, Cluster, Wire
 
@@ -84,7 +84,7 @@ class CpuClock(Clock):
         self.now, self._since = self.monotonic(), None
 
 
-class Disk(MemoryStorage):
+class Disk(MemoryDisk):
     """Takes its time, on its server's clock."""
 
     def __init__(self, server: ServerId) -> None:
@@ -226,7 +226,7 @@ class Machines(Cluster):
         self.campaign(LEADER)
         self.run(1.0)
 
-    def new_disk(self, server: ServerId) -> MemoryStorage:
+    def new_disk(self, server: ServerId) -> MemoryDisk:
         return Disk(server)
 
     @property

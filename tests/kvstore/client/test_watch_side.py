@@ -23,7 +23,7 @@ from paxon.actors.messages import (
     WatchesHeld,
     overloaded,
 )
-from paxon.actors.records.watching import Watching
+from paxon.actors.parts.watches import Watching
 from paxon.kvstore.client.leader_search import CoreOptions, LeaderSearch
 from paxon.kvstore.client.requests import Ticket
 from paxon.kvstore.client.watches import side as watch_side

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import pytest
 
 from paxon.actors.ballot import NO_BALLOT
-from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import SnapshotInfo
 from paxon.actors.limits.allowances import CLIENT_SECONDS, EXECUTION_FACTOR, MESSAGE_SECONDS
 from paxon.actors.limits.turns import MAX_BYTES, ClientTurns, Stored
@@ -30,6 +29,7 @@ from paxon.actors.parts.reception import BURST_MESSAGES, RENEWALS
 from paxon.kvstore.store.operations import Get, Put, encode_operations
 from paxon.kvstore.store.store import KVStore
 from paxon.transport import Burst
+from tests.disks import MemoryDisk
 from tests.harness import Clock, Cluster, Register, Wire
 
 MIB = 1 << 20
@@ -516,7 +516,7 @@ def test_a_leader_that_steps_down_holds_nobody_back(led: Cluster) -> None:
     assert not led.servers[1].reception.turns.held_back
 
 
-class SlowSnapshots(MemoryStorage):
+class SlowSnapshots(MemoryDisk):
     """Its snapshots are not ready before this is told."""
 
     ready = False
@@ -526,7 +526,7 @@ class SlowSnapshots(MemoryStorage):
 
 
 class SlowSnapshotCluster(Cluster):
-    def new_disk(self, server: int) -> MemoryStorage:
+    def new_disk(self, server: int) -> MemoryDisk:
         return SlowSnapshots(cluster="test", server=server)
 
 

@@ -161,7 +161,7 @@ def test_who_owes_lets_one_go_first_that_took_little_and_asks_again() -> None:
 def test_a_client_that_has_become_greedy_is_no_longer_let_go_first() -> None:
     turns = ClientTurns()
     turns.heard(OTHER, [Command(1, 2, 1, 0, b"")], 1.0)
-    turns.still_there()
+    turns.awaited_at = turns.listened
     assert turns.modest == (1, 2)
     owing(turns, FLOODER, 0.4, 1.0)
     assert turns.next(1.0) is None

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import msgspec
 import pytest
 
 from paxon.actors import Ballot, StateMachine
 from paxon.actors.disk.data_directory import CONDEMNED_NAME
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from paxon.actors.disk.storage import StorageError
-from paxon.actors.execution.agreed import Change, encode_change, first_agreed
+from paxon.actors.execution.agreed import Change, first_agreed
 from paxon.actors.execution.application import Application, encode_batch
 from paxon.actors.execution.digests import (
     HASH_BYTES,
@@ -416,7 +417,7 @@ def test_what_is_hashed_is_the_same_in_all_releases(monkeypatch: pytest.MonkeyPa
         return [reply.status for _, reply in application.execute(slot, value, checksum=slot)]
 
     def agree(since: int, **values: float) -> Entry:
-        return Entry(0, 9, SETTINGS, 0, encode_change(Change(since, values)))
+        return Entry(0, 9, SETTINGS, 0, msgspec.msgpack.encode(Change(since, values)))
 
     opening, own, large = Entry(0, 1, 0, 0, b""), Entry(0, 1, 0, 0, b"own"), b"x" * 1000
     opened = application.execute(1, encode_batch(Batch(0, [opening, opening])), checksum=1)

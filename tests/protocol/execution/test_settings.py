@@ -26,7 +26,6 @@ from paxon.actors.execution.agreed import (
     check_values,
     decode_agreed,
     encode_agreed,
-    encode_change,
     first_agreed,
 )
 from paxon.actors.execution.application import Application, encode_batch
@@ -81,7 +80,7 @@ def application(machine: Any = None, **given: float) -> Application:
 
 
 def change(since: int, **values: float) -> Entry:
-    return Entry(0, 7, SETTINGS, 0, encode_change(Change(since, values)))
+    return Entry(0, 7, SETTINGS, 0, msgspec.msgpack.encode(Change(since, values)))
 
 
 Ended = tuple[ReplyStatus, bytes]

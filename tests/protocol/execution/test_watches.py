@@ -31,8 +31,7 @@ from paxon.actors.messages import (
     watch_digest,
 )
 from paxon.actors.parts import watches
-from paxon.actors.records import watching
-from paxon.actors.records.watching import (
+from paxon.actors.parts.watches import (
     ALL,
     ANSWERS,
     AT_ONCE,
@@ -556,8 +555,8 @@ def test_a_client_whose_connection_ended_is_forgotten_at_once() -> None:
 
 def test_watches_are_bounded_for_each_client_and_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (EACH, ALL) == (20_000, 200_000)
-    monkeypatch.setattr(watching, "EACH", 3)
-    monkeypatch.setattr(watching, "ALL", 5)
+    monkeypatch.setattr(watches, "EACH", 3)
+    monkeypatch.setattr(watches, "ALL", 5)
     cluster, _ = running()
     cluster.request(2, *(Watch(n, b"1") for n in range(4)))
     cluster.request(2, *(Watch(n, b"1") for n in range(3)), client=OTHER)
@@ -571,7 +570,7 @@ def test_watches_are_bounded_for_each_client_and_for_all(monkeypatch: pytest.Mon
 
 
 def test_their_bytes_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "HELD_BYTES", 400)  # and a quarter of that for each client
+    monkeypatch.setattr(watches, "HELD_BYTES", 400)  # and a quarter of that for each client
     cluster, _ = running()
     cluster.request(2, *(Watch(n, b"%040d" % 5) for n in range(3)))
     assert kept(cluster, 2) == 2

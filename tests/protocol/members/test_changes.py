@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from msgspec import structs
 
@@ -13,7 +14,6 @@ from paxon.actors.members import (
     Members,
     Rehearsal,
     Rehearsed,
-    decode_members,
 )
 from paxon.actors.messages import (
     P1A,
@@ -50,7 +50,7 @@ def serving(size: int = 5, members: tuple[int, ...] = (1, 2, 3), **options: obje
 
 def said(cluster: Cluster) -> Members:
     """The last answer about members."""
-    return decode_members(cluster.told(QueryReply)[-1].payload)
+    return msgspec.msgpack.decode(cluster.told(QueryReply)[-1].payload, type=Members)
 
 
 def change(

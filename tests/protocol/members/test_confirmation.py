@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
+from paxon.actors.disk.storage import StorageError
 from paxon.actors.messages import CountAnswer, Heartbeat
 from paxon.actors.records.configuration import Configuration, Member, encode_config
 from paxon.actors.records.disks import Confirmation
@@ -35,7 +38,8 @@ def test_a_database_that_is_another_file_takes_all_others_for_a_while() -> None:
 def test_no_hope_is_left_once_no_majority_can_confirm(denied: set[int], hopeless: bool) -> None:
     confirmation = Confirmation(1, 1, 7, 10.0, pending=True, newest=FIVE)
     confirmation.denied_by = denied
-    assert confirmation.is_hopeless() is hopeless
+    with pytest.raises(StorageError, match="not the one") if hopeless else nullcontext():
+        confirmation.check_hope()
 
 
 def test_a_new_question_counts_no_answer_to_the_one_before() -> None:

@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 import pytest
 
 from paxon.actors import Ballot
-from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.limits.allowances import EXECUTE_SECONDS
 from paxon.actors.messages import P1A, P1B, P2A, P2B, CatchUp, Command, PreVote
+from tests.disks import MemoryDisk
 from tests.harness import Clock, Cluster, Register, reign_of
 
 MIB = 1 << 20
 
 
-class SlowDisk(MemoryStorage):
+class SlowDisk(MemoryDisk):
     """Its commits take time."""
 
     seconds = 0.0
@@ -31,7 +31,7 @@ class SlowDisk(MemoryStorage):
 
 
 class SlowDisks(Cluster):
-    def new_disk(self, server: int) -> MemoryStorage:
+    def new_disk(self, server: int) -> MemoryDisk:
         disk = SlowDisk(cluster="test", server=server)
         disk.clock = self.clock
         return disk

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from paxon.actors import ServerId
-from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.messages import NO_OP
 from paxon.kvstore.client.agreement import ClusterSettings
 from paxon.kvstore.client.calls.calls import Call, Range
 from paxon.kvstore.client.leases.requests import LeaseIds, ReadLease
 from paxon.kvstore.cluster import backup, recovery
 from paxon.kvstore.store.image import decode_state
+from tests.disks import MemoryDisk
 from tests.invariants import ClusterWatch
 from tests.simulation.about.coordinator import Coordinator, Steps
 from tests.simulation.about.errands import do
@@ -107,7 +107,7 @@ def start_restored(world: World, fault: Fault) -> list[ServerId]:
     image, agreed = world.saved
     random = Random(f"restored {world.plan.seed} {fault.step}")
     disks = {
-        server: MemoryStorage(CLUSTER, server, incarnation=random.getrandbits(62) + 1)
+        server: MemoryDisk(CLUSTER, server, incarnation=random.getrandbits(62) + 1)
         for server in nodes
     }
     made = recovery.found_on(disks, CLUSTER, image, agreed, random.getrandbits(61) + 1)

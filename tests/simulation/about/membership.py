@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from paxon.actors import PaxosServer, ServerId
-from paxon.actors.members import AskMembers, ChangeMembers, MemberChange, decode_members
+from paxon.actors.members import AskMembers, ChangeMembers, MemberChange, Members
 from paxon.actors.messages import QueryReply, ReplyStatus
 from paxon.actors.records.configuration import Configuration, Member
 
@@ -224,7 +224,7 @@ class Administrator:
         """Somebody says how it stands."""
         if reply.status != ReplyStatus.OK:
             return  # too much is waiting there
-        outcome = decode_members(reply.payload).outcome
+        outcome = msgspec.msgpack.decode(reply.payload, type=Members).outcome
         if outcome in ("done", "not done", "refused"):
             self.ended = outcome
             self._world.watch.on_change_told(self._request.id, outcome)
