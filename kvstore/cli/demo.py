@@ -218,9 +218,14 @@ def _show_timeline(story: Story, load: Load, killed_at: float) -> None:
 
 def _compare(story: Story, cluster: LocalCluster) -> None:
     """All servers must come to the same slot and the same state."""
+    rows: list[ServerStatus] = []
+
+    def agree() -> bool:
+        rows[:] = cluster.status()
+        return _agree(rows)
+
     with story.busy("comparing logs and stores"):
-        _wait_for(lambda: _agree(cluster.status()), "the servers' logs and stores differ")
-    rows = cluster.status()
+        _wait_for(agree, "the servers' logs and stores differ")
     story.console.print(status_table(rows, width=0, digest=True))
     replies = [row.reply for row in rows if row.reply is not None]
     story.tell(

@@ -69,7 +69,7 @@ def test_all_killed_at_once_come_back_with_all_that_was_acknowledged(tmp_path: P
                 load.wait_for_more(250, seconds=60)
         assert acknowledged(load, cluster) > 600
         wait_until_equal(cluster)
-        digests = {row.reply.state_digest for row in cluster.status() if row.reply}
+        digests = {row.reply.state_digest for row in cluster.status(60.0) if row.reply}
     # And once more in order, with a new LocalCluster in the same directory.
     with LocalCluster(3, tmp_path) as cluster:
         cluster.leader()

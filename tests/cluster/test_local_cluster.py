@@ -374,7 +374,7 @@ USE = """
 def main():
     with LocalCluster(1, machine=Counter) as cluster:
         cluster.leader()
-        print(cluster.status()[0].reply.state_digest.split("-")[0])
+        print(cluster.status(60.0)[0].reply.state_digest.split("-")[0])
 """
 
 

@@ -78,7 +78,7 @@ def pauses(directory: Path, long: bool) -> Outcome:
 
 def went_on(cluster: LocalCluster, victims: list[ServerId]) -> None:
     """Wait until the victims have executed what the others had when they went on."""
-    others = [row.reply for row in cluster.status() if row.server not in victims and row.reply]
+    others = [row.reply for row in cluster.status(60.0) if row.server not in victims and row.reply]
     goal = max(reply.executed for reply in others)
 
     def level() -> bool:

@@ -34,7 +34,7 @@ def test_two_clients_of_one_cluster_see_the_same(paxon_cluster: MemoryCluster) -
     with paxon_cluster.client() as one, paxon.Client(paxon_cluster.addresses) as other:
         one.put("a", b"1")
         assert other.get("a") == b"1"
-    [status] = paxon_cluster.client().status().values()
+    [status] = paxon_cluster.client().status(timeout=60).values()
     assert status.role == "leader"
 
 
@@ -85,10 +85,10 @@ def test_time_passes_as_the_test_says(paxon_cluster: MemoryCluster) -> None:
     with MemoryCluster(session_ttl=60.0) as cluster, cluster.command_client() as client:
         opened = cluster.client()
         opened.put("a", b"1")
-        before = next(iter(opened.status().values())).sessions
+        before = next(iter(opened.status(timeout=60).values())).sessions
         cluster.let_pass(61.0)
         client.execute(b"\x90")  # an empty list of operations, in a session of its own
-        assert next(iter(opened.status().values())).sessions == before
+        assert next(iter(opened.status(timeout=60).values())).sessions == before
 
 
 class Sum(StateMachine):

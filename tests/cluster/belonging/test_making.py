@@ -16,6 +16,7 @@ from paxon.kvstore.client.addresses import free_ports, hold_ports
 from paxon.kvstore.cluster.status import look_around
 from paxon.kvstore.errors import RequestTimeout
 from tests.cluster.helpers import captured_logs, wait_until
+from tests.ports import own_base
 
 pytestmark = pytest.mark.process
 
@@ -224,7 +225,7 @@ def test_all_killed_and_started_in_turns_lose_nothing(servers: Servers) -> None:
 
 def test_a_client_that_outlives_its_cluster_is_told(tmp_path: Path) -> None:
     """The same ports, everything wiped: nothing of the old life is taken into the new one."""
-    port = free_base_port()
+    port = own_base()
     with LocalCluster(3, tmp_path / "one", port=port) as first:
         client = first.client(timeout=PATIENCE)
         client.put("k", "old")
@@ -252,27 +253,6 @@ def test_a_client_given_servers_of_two_clusters_is_told(tmp_path: Path) -> None:
                 client.put("k", "2")
         with others.client(timeout=PATIENCE) as other:
             assert other.get("k") is None
-
-
-def free_base_port() -> int:
-    """A base port below which nothing of ours is drawn at random."""
-    import socket
-
-    for base in range(21000, 30000, 40):
-        sockets = []
-        try:
-            for number in (10, 11, 20, 21, 30, 31):
-                one = socket.socket()
-                sockets.append(one)
-                one.bind(("127.0.0.1", base + number))
-        except OSError:
-            continue
-        else:
-            return base
-        finally:
-            for one in sockets:
-                one.close()
-    raise AssertionError("no free ports")
 
 
 # --- LocalCluster --------------------------------------------------------------------------------

@@ -510,7 +510,7 @@ def test_commands_of_an_embedders_own() -> None:
             for wrong in (b"", "text", None):
                 with pytest.raises(InvalidRequest):
                     client.execute(wrong)  # type: ignore[arg-type]
-            assert client.status()
+            assert client.status(timeout=60)
         assert [type(m) for _, m in servers.cluster.received].count(OpenSession) == 2  # + redirect
     finally:
         servers.close()

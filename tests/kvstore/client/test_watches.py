@@ -51,7 +51,7 @@ def other(cluster: MemoryCluster) -> Iterator[Client]:
 def held(cluster: MemoryCluster) -> int:
     """How many watches the server holds."""
     with cluster.client() as client:
-        (status,) = client.status().values()
+        (status,) = client.status(timeout=60).values()
     return status.counters["watches"]
 
 
