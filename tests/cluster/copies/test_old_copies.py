@@ -10,8 +10,9 @@ import pytest
 
 from paxon.kvstore.cluster.local_cluster import ClusterError, LocalCluster
 from tests.cluster.helpers import wait_until
+from tests.soak import sized
 
-WRITES = 1000
+WRITES = sized(200, 1000)
 REBUILT = "paxon.db-shm"
 """The index of the write-ahead log, made anew by whoever reads it; no state is in it."""
 
