@@ -58,6 +58,7 @@ class FrameCodec(Generic[SendT, ReceiveT]):
     __slots__ = (
         "_accept_any_cluster",
         "_decode",
+        "_encode",
         "_encode_into",
         "_header",
         "_incarnation",
@@ -113,7 +114,8 @@ class FrameCodec(Generic[SendT, ReceiveT]):
         self._introductions = introductions
         self._stranger = stranger
         self.max_frame_bytes = max_frame_bytes
-        self._encode_into = msgspec.msgpack.Encoder().encode_into
+        encoder = msgspec.msgpack.Encoder()
+        self._encode, self._encode_into = encoder.encode, encoder.encode_into
         decoder: msgspec.msgpack.Decoder[list[ReceiveT]] = msgspec.msgpack.Decoder(list[decodes])
         self._decode = decoder.decode
         # Encoding needs no type, but the receiver will: find out here that tags are missing.
@@ -134,9 +136,9 @@ class FrameCodec(Generic[SendT, ReceiveT]):
 
     def encode(self, messages: Sequence[SendT]) -> bytes:
         """One frame with these messages. Raises `OversizedFrame`."""
-        buffer = bytearray()
-        self.encode_into(messages, buffer)
-        return bytes(buffer)
+        frame = self._header + self._encode(messages)
+        self._check_size(len(frame))
+        return frame
 
     def encode_into(self, messages: Sequence[SendT], buffer: bytearray) -> None:
         """Like `encode`, into a buffer that may be used again and again; it takes the frame's size.
@@ -145,9 +147,12 @@ class FrameCodec(Generic[SendT, ReceiveT]):
         """
         buffer[:HEADER_BYTES] = self._header
         self._encode_into(messages, buffer, HEADER_BYTES)
-        if len(buffer) > self.max_frame_bytes:
+        self._check_size(len(buffer))
+
+    def _check_size(self, size: int) -> None:
+        if size > self.max_frame_bytes:
             raise OversizedFrame(
-                f"a frame of {len(buffer)} bytes exceeds max_frame_bytes ({self.max_frame_bytes}): "
+                f"a frame of {size} bytes exceeds max_frame_bytes ({self.max_frame_bytes}): "
                 "send less at once"
             )
 
@@ -177,18 +182,19 @@ class FrameCodec(Generic[SendT, ReceiveT]):
 
         Raises `MalformedFrame`, `ForeignFrame` or `OversizedFrame`, and nothing else.
         """
-        view = memoryview(frame)
-        size = len(view)
+        size = len(frame)
         if size > self.max_frame_bytes:
             raise OversizedFrame(
                 f"a frame of {size} bytes exceeds max_frame_bytes ({self.max_frame_bytes}): "
                 "send smaller frames"
             )
-        header = bytes(view[:HEADER_BYTES])
+        header = bytes(frame[:HEADER_BYTES])  # (of bytes it is no further copy)
+        view = memoryview(frame)[HEADER_BYTES:]
         origin = self._known.get(header)
         if origin is not None:
+            sender, incarnation = origin
             try:
-                return (*origin, self._decode(view[HEADER_BYTES:]))
+                return sender, incarnation, self._decode(view)
             except Exception as error:
                 raise _undecodable(error) from error
         sender, identity, incarnation = self._check(header)
@@ -203,7 +209,7 @@ class FrameCodec(Generic[SendT, ReceiveT]):
 
     def _decode_body(self, view: memoryview) -> list[ReceiveT]:
         try:
-            return self._decode(view[HEADER_BYTES:])
+            return self._decode(view)
         except Exception as error:
             raise _undecodable(error) from error
 
