@@ -59,6 +59,8 @@ class AsyncDriver:
         self._timer_at = math.inf
         """When it fires: not every loop's handles can tell (uvloop's cannot)."""
         self._pump_planned = False
+        self._woke_tasks = False
+        """What came last was waited for by tasks, which may submit what comes next."""
         self._refusal = ""
         """Why nothing is taken in any more; "" while it is."""
         self._unusable = False
@@ -109,6 +111,7 @@ class AsyncDriver:
         def done(_: AnyTicket) -> None:
             if not future.done():
                 future.set_result(None)
+                self._woke_tasks = True
 
         ticket.on_done = done
         await future
@@ -159,8 +162,11 @@ class AsyncDriver:
         self._loop.add_reader(link.lost_fd, self._on_ended, link)
 
     def _on_readable(self, link: Link) -> None:
-        if self._links.drain(link) and (not self._core.idle or self._core.search.asks_addresses):
-            self.plan_pump()  # after the tasks that this wakes have submitted what comes next
+        if not self._links.drain(link):
+            return
+        if self._woke_tasks or not self._core.idle or self._core.search.asks_addresses:
+            self._woke_tasks = False
+            self.plan_pump()  # after those tasks, in the same turn of the loop
 
     def _on_ended(self, link: Link) -> None:
         assert self._loop is not None

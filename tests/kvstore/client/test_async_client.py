@@ -92,6 +92,45 @@ def test_many_tasks_share_requests(servers: SocketCluster) -> None:
     assert len(commands) < 200
 
 
+def test_what_follows_an_answer_is_sent_in_the_turn_that_wakes_its_task(
+    servers: SocketCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        turn = 0
+        seen: list[tuple[str, int]] = []
+
+        def tick() -> None:
+            nonlocal turn
+            turn += 1
+            loop.call_soon(tick)
+
+        async with AsyncClient(servers.addresses) as kv:
+            await kv.put("k", b"v")
+            links = kv._driver._links
+            send, receive = links.send, links._receive
+
+            def note_send(outgoing: Any, epoch: int) -> Any:
+                if outgoing:
+                    seen.append(("sent", turn))
+                return send(outgoing, epoch)
+
+            def note_receive(*arguments: Any) -> None:
+                seen.append(("received", turn))
+                receive(*arguments)
+
+            monkeypatch.setattr(links, "send", note_send)
+            monkeypatch.setattr(links, "_receive", note_receive)
+            tick()
+            for _ in range(3):
+                await kv.put("k", b"v")
+        assert [what for what, _ in seen] == ["sent", "received"] * 3
+        turns = zip(seen[1::2], seen[2::2], strict=False)
+        assert [sent - received for (_, received), (_, sent) in turns] == [1, 1]
+
+    run(scenario())
+
+
 def test_a_short_time_beside_a_long_one(servers: SocketCluster) -> None:
     """Nothing else wakes the loop before the long one is over."""
 
