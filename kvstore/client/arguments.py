@@ -33,6 +33,8 @@ def as_text(key: bytes) -> str:
 
 def check_key(key: object, what: str = "key") -> bytes:
     """Return a proper key, else raise `InvalidRequest`."""
+    if type(key) is str and key and key.isascii() and len(key) <= MAX_KEY_BYTES:
+        return key.encode()  # as nearly all
     encoded = check_prefix(key, what)
     if not encoded:
         raise InvalidRequest(f"the {what} is empty")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from types import NoneType
 from typing import Any, TypeAlias
 
 from paxon.actors.messages import ReadMode
@@ -65,6 +66,8 @@ _LEAST_CHUNK = 256
 """… unless that is less than this."""
 _OTHERS_BYTES = 1024
 """An operation other than a put counts for at least this much: its result may be long."""
+_PLAIN = frozenset({NoneType, bytes, int, bool})
+"""Types of results that users see as they are."""
 
 
 def in_users_terms(operation: Operation, result: Result) -> Result:
@@ -79,7 +82,7 @@ def in_users_terms(operation: Operation, result: Result) -> Result:
 def only_result(results: list[Result]) -> Result:
     """Of an operation alone whose result users see as it is. Raises the error if it was refused."""
     result = results[0]
-    if is_refusal(result):
+    if type(result) is dict:  # (`is_refusal` without a call)
         accepted(result)
     return result
 
@@ -101,9 +104,10 @@ class BasePipeline:
         self._max_in_flight = check_in_flight(max_in_flight)
         self._timeout = timeout
         self._mode: ReadMode = mode
-        self._chunk_operations = min(
+        self._chunk_operations = self._full_at = min(
             max(_LEAST_CHUNK, max_in_flight // _CHUNKS), _CHUNK_PUTS, max_in_flight
         )
+        """How many operations a chunk has at most, and how many there are once the open one has."""
         self._open: list[Operation] = []
         """The chunk that is being gathered."""
         self._open_bytes = 0
@@ -197,17 +201,18 @@ class BasePipeline:
         return self._add(operation, size)
 
     def _add(self, operation: Operation, size: int) -> int:
-        if self._open_bytes + size > _CHUNK_BYTES and self._open:  # a large one goes alone
+        chunk_bytes = self._open_bytes + size
+        if chunk_bytes > _CHUNK_BYTES and self._open:  # a large one goes alone
             self._close_chunk()
             self._chunk_closed()
-        chunk = self._open
-        chunk.append(operation)
-        self._open_bytes += size
-        self._count += 1
-        if len(chunk) >= self._chunk_operations or self._open_bytes >= _CHUNK_BYTES:
+            chunk_bytes = size
+        self._open.append(operation)
+        self._open_bytes = chunk_bytes
+        self._count = count = self._count + 1
+        if count >= self._full_at or chunk_bytes >= _CHUNK_BYTES:
             self._close_chunk()
             self._chunk_closed()
-        return self._count - 1
+        return count - 1
 
     def _chunk_closed(self) -> None:
         """A chunk is full: send it, and wait if too much is in flight."""
@@ -219,6 +224,7 @@ class BasePipeline:
         if self._open:
             self._held.append((self._open, self._open_bytes))
             self._open, self._open_bytes = [], 0
+            self._full_at = self._count + self._chunk_operations
 
     def _submit_held(self, now: float) -> None:
         """Give the core what it may have now."""
@@ -256,8 +262,12 @@ class BasePipeline:
                 self._errors[len(results)] = error
                 results.append(error)
             return
-        for operation, result in zip(operations, ticket.value(), strict=True):
-            if result is None or type(result) in (bytes, int, bool):
+        values = ticket.value()
+        if _PLAIN.issuperset(map(type, values)):  # as nearly always
+            results += values
+            return
+        for operation, result in zip(operations, values, strict=True):
+            if type(result) in _PLAIN:
                 results.append(result)
                 continue
             call = self._calls.pop(len(results), None)

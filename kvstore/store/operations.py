@@ -561,6 +561,8 @@ def operation_bytes(operation: Operation | Compare) -> int:
     """About what the operation takes in a command, in bytes, never less than it does."""
     if isinstance(operation, Put):
         return len(operation.key) + len(operation.value) + 16
+    if isinstance(operation, Get):
+        return len(operation.key) + 24
     if isinstance(operation, Txn):
         size = 24
         for compare in operation.compare:
