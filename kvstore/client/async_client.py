@@ -284,8 +284,9 @@ class AsyncClient(AsyncStoreCalls, AsyncLeaseCalls, AsyncWatchCalls, _AsyncClien
     def _submit(self, operation: Operation, timeout: float | None, mode: ReadMode) -> KVTicket:
         limit = check_timeout(timeout, self._timeout)
         now = self._driver.enter()
-        ticket = self._core.submit_operation(operation, now=now, deadline=now + limit, mode=mode)
-        ticket.keeps = True
+        ticket = self._core.submit_operation(
+            operation, now=now, deadline=now + limit, mode=mode, keeps=True
+        )
         self._driver.plan_pump()
         return ticket
 

@@ -88,16 +88,17 @@ class Future(Generic[T]):
         With a `timeout` (seconds) below what is left of the operation's own, TimeoutError means
         that it is still going on.
         """
-        if timeout is not None or not self._ticket.done:
+        ticket = self._ticket
+        if timeout is not None or not ticket.done:
             self._wait(timeout)
-        return self._outcome()
+        if ticket.error is not None:
+            self._fail(ticket.error)
+        return self._value(ticket.result)
 
     def exception(self, timeout: float | None = None) -> PaxonError | None:
         """Wait for the outcome; the error, or None if there is none. See `result`."""
-        if timeout is not None or not self._ticket.done:
-            self._wait(timeout)
         try:
-            self._outcome()
+            self.result(timeout)
         except PaxonError as error:
             return error
         return None
@@ -129,12 +130,10 @@ class Future(Generic[T]):
         elif not self._client._driver.wait(self._ticket, time.monotonic() + timeout):
             raise TimeoutError(f"not done after {timeout:g} s; the operation is still going on")
 
-    def _outcome(self) -> T:
-        try:
-            return self._value(self._ticket.value())
-        except RequestTimeout as error:
+    def _fail(self, error: PaxonError) -> NoReturn:
+        if isinstance(error, RequestTimeout):
             self._client._offer_retry(error, self._value)
-            raise
+        raise error
 
 
 class _BlockingClient(ClusterCalls):
@@ -387,7 +386,7 @@ class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
             raise
 
     def _call_raw(self, operation: Operation, timeout: float | None, mode: ReadMode) -> Result:
-        ticket = self._submit(operation, timeout, mode)
+        ticket = self._submit(operation, timeout, mode, at_once=True)
         if not ticket.done:
             self._driver.wait(ticket)
         return ticket.value()[0]
@@ -438,7 +437,12 @@ class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
         return ticket.value()
 
     def _submit(
-        self, operation: Operation, timeout: float | None, mode: ReadMode, *, at_once: bool = True
+        self,
+        operation: Operation,
+        timeout: float | None,
+        mode: ReadMode = "linearizable",
+        *,
+        at_once: bool = False,
     ) -> KVTicket:
         limit = self._timeout if timeout is None else check_timeout(timeout, self._timeout)
         driver, core = self._driver, self._core
@@ -446,12 +450,13 @@ class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
         with driver.lock:
             driver.check()
             now = time.monotonic()
-            ticket = core.submit_operation(operation, now=now, deadline=now + limit, mode=mode)
-            ticket.keeps = True
+            ticket = core.submit_operation(
+                operation, now=now, deadline=now + limit, mode=mode, keeps=True
+            )
             if at_once or not core.gathering:
                 driver.pump()
             else:
-                driver.nudge()
+                driver.gather()
         return ticket
 
     # --- many at once ------------------------------------------------------------------------
@@ -463,13 +468,15 @@ class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
 
         Operations submitted like this may be executed in any order: use a pipeline for order.
         """
-        return self._future(Get(check_key(key)), timeout, check_mode(mode))
+        operation = Get(check_key(key))
+        return Future(self, self._submit(operation, timeout, check_mode(mode)), only_result)
 
     def submit_put(
         self, key: Key, value: bytes | str, *, timeout: float | None = None
     ) -> Future[int]:
         """`put` without waiting; see `submit_get`."""
-        return self._future(Put(check_key(key), check_value(value)), timeout)
+        operation = Put(check_key(key), check_value(value))
+        return Future(self, self._submit(operation, timeout), only_result)
 
     def submit_append(
         self, key: Key, value: bytes | str, *, timeout: float | None = None
@@ -497,11 +504,8 @@ class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
         )
         return self._future(operation, timeout)
 
-    def _future(
-        self, operation: Operation, timeout: float | None, mode: ReadMode = "linearizable"
-    ) -> Future[Any]:
-        ticket = self._submit(operation, timeout, mode, at_once=False)
-        return Future(self, ticket, only_result)
+    def _future(self, operation: Operation, timeout: float | None) -> Future[Any]:
+        return Future(self, self._submit(operation, timeout), only_result)
 
     def pipeline(
         self,

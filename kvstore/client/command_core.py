@@ -61,6 +61,8 @@ __all__ = ["CommandCore"]
 PayloadT = TypeVar("PayloadT")
 ResultT = TypeVar("ResultT")
 _Alone = Ticket[Any, Any]
+_OK = ReplyStatus.OK  # (looking it up costs more than all that follows)
+_outstanding = attrgetter("outstanding")
 
 GRACE = 0.005
 """Seconds after a batch's answers in which what is submitted counts as its successor."""
@@ -138,6 +140,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         after: Ticket[PayloadT, ResultT] | None = None,
         weight: int = 1,
         size: int = 0,
+        keeps: bool = False,
     ) -> Ticket[PayloadT, ResultT]:
         """Take in a command (`mode` None) or query. Nothing is sent before the next `poll`.
 
@@ -149,9 +152,10 @@ class CommandCore(Generic[PayloadT, ResultT]):
             after: a command that has to be executed before this command.
             weight: operations in the payload.
             size: bytes of the payload, about.
+            keeps: whether it may be asked for again after a timeout (`ask_again`).
         """
         ticket: Ticket[PayloadT, ResultT] = Ticket(
-            payload, mode, weight, size, submitted=now, deadline=deadline, after=after
+            payload, mode, weight, size, now, deadline, after, keeps=keeps
         )
         if size > outcomes.MOST_BYTES:
             ticket.complete(None, outcomes.too_large(size), False)
@@ -160,7 +164,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         if self._just_answered:
             still_due = self._just_answered > weight and now < self._answered_at + GRACE
             self._just_answered = self._just_answered - weight if still_due else 0
-        (self._writes if mode is None else self._reads[mode]).append(ticket)
+        (self._writes if mode is None else self._reads[mode]).add(ticket)
         return ticket
 
     def ask(
@@ -215,7 +219,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
         return bool(
             self._writes or self._to_resend or self._queries or self._opening
             or self._reads["linearizable"] or self._reads["lease"]
-            or any(session.outstanding for session in self._sessions.values())
+            or any(map(_outstanding, self._sessions.values()))
         )  # fmt: skip
 
     @property
@@ -339,7 +343,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
             return True
         if len(in_flight) >= options.eager:
             return False
-        if queue.first.after is not None:
+        if queue[0].after is not None:
             return True  # a pipeline's last piece is not one of two halves that take turns
         under_way = sum(request.weight for request in in_flight.values())
         return under_way < options.eager_weight or queue.weight >= 4 * under_way
@@ -371,12 +375,12 @@ class CommandCore(Generic[PayloadT, ResultT]):
                 while session.parked:
                     self._give_up(next(iter(session.parked.values())), outcomes.not_kept())
                 continue
-            ticket = queue.first
+            ticket = queue[0]
             if session.outstanding and session.bytes + ticket.size > options.window_bytes:
                 return
             before = ticket.after
             if before is not None and before.done and not before.executed:
-                queue.pop().complete(None, outcomes.not_followed(before.error), False)
+                queue.take().complete(None, outcomes.not_followed(before.error), False)
                 continue
             request_before = before.request if before is not None else None
             if request_before is not None and request_before.session is not session:
@@ -469,8 +473,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
         self._progress(address)
         request.undecided -= 1
         status = reply.status
-        if status == ReplyStatus.OK:
-            self._settle(request)
+        if status == _OK:
+            self._settle(session, request)
             self._answered(request)
             self._deliver(request, reply.payload)
         elif status == ReplyStatus.OVERLOADED:
@@ -484,13 +488,13 @@ class CommandCore(Generic[PayloadT, ResultT]):
         elif status in (ReplyStatus.INVALID, ReplyStatus.TOO_LARGE):
             self._give_up(request, outcomes.refused(status, reply.payload))
         else:  # it failed when it was executed, or was executed before
-            self._settle(request)
+            self._settle(session, request)
             self._complete(request, outcomes.refused(status, reply.payload), executed=True)
 
     def _take_apart(self, session: Session, request: Request) -> None:
         """The cluster takes no more commands of that size: the same again, fewer at once."""
         for ticket in session.take_apart(request):
-            self._writes.append_first(ticket)
+            self._writes.add_first(ticket)
         self._session = None  # the next one tells what is agreed by now
         self._drop_if_done(session)
         self._after_answer()
@@ -517,9 +521,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
             if reply.status == ReplyStatus.OVERLOADED:
                 return  # a busy server is asked again after the retry interval
             self._side.remove(reply.id)
-        if reply.status != ReplyStatus.OK:
-            error = outcomes.refused(reply.status, reply.payload)
-            self._complete(request, error, executed=False)
+        if reply.status != _OK:
+            self._complete(request, outcomes.refused(reply.status, reply.payload), executed=False)
         elif request.kind in {"settings", "renew", "transfer", "members"}:
             request.tickets[0].complete(reply.payload, None, True)
         else:
@@ -528,8 +531,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
 
     def _answered(self, request: Request) -> None:
         self._just_answered += request.weight
-        self._answered_at = self._now
-        self._may_look_again = True
+        self._answered_at, self._may_look_again = self._now, True
 
     def _progress(self, address: str) -> None:
         """A server does what only a leader does."""
@@ -537,10 +539,8 @@ class CommandCore(Generic[PayloadT, ResultT]):
             self._resend = True
             self.sightings.leads(address)
 
-    def _settle(self, request: Request) -> None:
+    def _settle(self, session: Session, request: Request) -> None:
         """A command was executed: it is no longer outstanding, and others may follow it."""
-        session = request.session
-        assert session is not None
         request.executed = True
         request.after = None
         session.remove(request)
@@ -554,7 +554,7 @@ class CommandCore(Generic[PayloadT, ResultT]):
 
     def _after_answer(self) -> None:
         """If the target owes nothing now, there is nothing to wait for."""
-        if next(self._unanswered(), None) is None:
+        if not (self._queries or self._opening or any(map(_outstanding, self._sessions.values()))):
             self.search.all_answered()
             self._aged_at = math.inf
 

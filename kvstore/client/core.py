@@ -55,7 +55,7 @@ class RawCore(CommandCore[bytes, bytes]):
     """Commands and queries of any state machine: each submission is a request of its own."""
 
     def _take_batch(self, queue: TicketQueue) -> tuple[bytes, list[RawTicket]]:
-        ticket: RawTicket = queue.pop()
+        ticket: RawTicket = queue.take()
         return ticket.payload, [ticket]
 
     def _worth_sending(self, queue: TicketQueue, in_flight: Mapping[int, Request]) -> bool:
@@ -79,7 +79,13 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
         raise TypeError("a client is neither copied nor pickled, nor is what it has made")
 
     def submit_operation(
-        self, operation: Operation, *, now: float, deadline: float, mode: ReadMode
+        self,
+        operation: Operation,
+        *,
+        now: float,
+        deadline: float,
+        mode: ReadMode,
+        keeps: bool = False,
     ) -> KVTicket:
         """Take in one operation alone; see `submit_operations`."""
         return self.submit(
@@ -88,6 +94,7 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
             deadline=deadline,
             mode=None if type(operation) is Put or not is_read(operation) else mode,
             size=operation_bytes(operation),
+            keeps=keeps,
         )
 
     def submit_operations(
@@ -193,15 +200,23 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
         if len(tickets) == 1 and request.kind == "command":
             tickets[0].complete(results, None, True)
             return
-        alone = self._not_followed(tickets) if _SPLIT in payload else set()
+        some_refused = _SPLIT in payload
+        if len(tickets) == len(results) and not some_refused:  # one operation each, as nearly all
+            for ticket, result in zip(tickets, results, strict=True):
+                if ticket.result is None:
+                    ticket.complete([result], None, True)
+                elif not ticket.done:
+                    self._deliver_read(ticket, [result])
+            return
+        alone = self._not_followed(tickets) if some_refused else set()
         start = 0
         for ticket in tickets:
             end = start + ticket.weight
             part = results[start:end]
             start = end
-            if ticket in alone and is_split(part[0]):
+            if alone and ticket in alone and is_split(part[0]):
                 ticket.request = None  # refused before it did anything: it goes again by itself
-                self._writes.append_first(ticket)
+                self._writes.add_first(ticket)
             elif ticket.mode is None:
                 ticket.complete(part, None, True)
             elif not ticket.done:
@@ -236,7 +251,7 @@ class ClientCore(CommandCore[Sequence[Operation], "list[Result]"]):
         ticket.weight = len(rest)
         ticket.request = None
         assert ticket.mode is not None
-        self._reads[ticket.mode].append_first(ticket)
+        self._reads[ticket.mode].add_first(ticket)
 
 
 def _free(before: Ticket[Any, Any]) -> bool:

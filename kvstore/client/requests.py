@@ -161,58 +161,41 @@ class Kept:
         return ticket
 
 
-class Request:
+class Request(msgspec.Struct, eq=False):
     """One message that waits for its answer, for one or many tickets."""
 
-    __slots__ = (
-        "address",
-        "after",
-        "after_seq",
-        "body",
-        "executed",
-        "kind",
-        "number",
-        "order",
-        "overloaded",
-        "place",
-        "sends",
-        "sent_at",
-        "sent_to",
-        "session",
-        "size",
-        "tickets",
-        "undecided",
-        "weight",
-    )
+    kind: Kind
+    number: int
+    """Sequence number of a command, nonce of an opening, id of anything else."""
+    body: bytes
+    tickets: list[Ticket[Any, Any]]
+    size: int = 0
+    """Bytes, about."""
+    weight: int = 0
+    """Operations in it."""
+    session: Session | None = None
+    after: Request | None = None
+    """The command that has to be executed before this one, while it is unanswered."""
+    after_seq: int = 0
+    address: str = ""
+    """The one server that it is for; empty: any, or the leader."""
+    executed: bool = False
+    sent_to: str | None = None
+    """Where it was sent last; None: it has to be sent (again)."""
+    sent_at: float = 0.0
+    place: tuple[int, int] = (0, 0)
+    """Session and number under which it was refused, to keep the order in the next session."""
+    order: int = 0
+    """Numbers all sends, to know which of two was sent later."""
+    sends: int = 0
+    overloaded: tuple[float, str] | None = None
+    """If the last answer was that a bound is reached: seconds to wait, and which."""
+    undecided: int = 0
+    """Sends of which no answer has said that they were not, and will not be, executed."""
 
-    def __init__(self, kind: Kind, number: int, body: bytes, tickets: list[Ticket[Any, Any]]):
-        self.kind = kind
-        self.number = number
-        """Sequence number of a command, nonce of an opening, id of anything else."""
-        self.body = body
-        self.tickets = tickets
-        self.size = len(body) + 64
-        self.weight: int = sum(map(_weight, tickets))
-        """Operations in it."""
-        self.session: Session | None = None
-        self.after: Request | None = None
-        """The command that has to be executed before this one, while it is unanswered."""
-        self.after_seq = 0
-        self.address = ""
-        """The one server that it is for; empty: any, or the leader."""
-        self.executed = False
-        self.sent_to: str | None = None
-        """Where it was sent last; None: it has to be sent (again)."""
-        self.sent_at = 0.0
-        self.place = (0, 0)
-        """Session and number under which it was refused, to keep the order in the next session."""
-        self.order = 0
-        """Numbers all sends, to know which of two was sent later."""
-        self.sends = 0
-        self.overloaded: tuple[float, str] | None = None
-        """If the last answer was that a bound is reached: seconds to wait, and which."""
-        self.undecided = 0
-        """Sends of which no answer has said that they were not, and will not be, executed."""
+    def __post_init__(self) -> None:
+        self.size = len(self.body) + 64
+        self.weight = sum(map(_weight, self.tickets))
 
     @property
     def live(self) -> bool:
@@ -401,59 +384,46 @@ class Session:
         self.floor = floor
 
 
-class TicketQueue:
+class TicketQueue(deque[Ticket[Any, Any]]):
     """Tickets that wait to be put into a request."""
 
-    __slots__ = ("_tickets", "size", "weight")
+    __slots__ = ("size", "weight")
 
     def __init__(self) -> None:
-        self._tickets: deque[Ticket[Any, Any]] = deque()
+        super().__init__()
         self.weight = 0
         self.size = 0
 
-    def __bool__(self) -> bool:
-        return bool(self._tickets)
-
-    def __len__(self) -> int:
-        return len(self._tickets)
-
-    def __iter__(self) -> Iterator[Ticket[Any, Any]]:
-        return iter(self._tickets)
-
-    @property
-    def first(self) -> Ticket[Any, Any]:
-        return self._tickets[0]
-
-    def append(self, ticket: Ticket[Any, Any]) -> None:
-        self._tickets.append(ticket)
+    def add(self, ticket: Ticket[Any, Any]) -> None:
+        self.append(ticket)
         self.weight += ticket.weight
         self.size += ticket.size
 
-    def append_first(self, ticket: Ticket[Any, Any]) -> None:
-        self._tickets.appendleft(ticket)
+    def add_first(self, ticket: Ticket[Any, Any]) -> None:
+        self.appendleft(ticket)
         self.weight += ticket.weight
         self.size += ticket.size
 
-    def pop(self) -> Ticket[Any, Any]:
-        ticket = self._tickets.popleft()
+    def take(self) -> Ticket[Any, Any]:
+        ticket = self.popleft()
         self.weight -= ticket.weight
         self.size -= ticket.size
         return ticket
 
     def in_order(self) -> bool:
         """Whether any of them is to be executed only after another."""
-        return any(map(_after, self._tickets))
+        return any(map(_after, self))
 
     def take_all(self) -> list[Ticket[Any, Any]]:
         """Take off all of them."""
-        tickets = list(self._tickets)
-        self._tickets.clear()
+        tickets = list(self)
+        self.clear()
         self.weight = self.size = 0
         return tickets
 
     def drop_first(self, tickets: Sequence[Ticket[Any, Any]]) -> None:
         """Take off these, which are the first."""
-        drop = self._tickets.popleft
+        drop = self.popleft
         for _ in tickets:
             drop()
         self.weight -= sum(map(_weight, tickets))
@@ -461,11 +431,9 @@ class TicketQueue:
 
     def drop_done(self) -> None:
         """Forget those that are done already."""
-        kept = [ticket for ticket in self._tickets if not ticket.done]
-        self._tickets.clear()
-        self.weight = self.size = 0
-        for ticket in kept:
-            self.append(ticket)
+        for ticket in self.take_all():
+            if not ticket.done:
+                self.add(ticket)
 
 
 class Outbox:

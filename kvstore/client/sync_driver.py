@@ -79,6 +79,8 @@ class SyncDriver:
         self._unusable = False
         """The sockets are closed, or are as soon as nobody drives."""
         self._released = False
+        self._pumped = False
+        """The core has nothing more to send until something comes or is due."""
         _drivers.add(self)
         _look_after_all()
 
@@ -115,12 +117,19 @@ class SyncDriver:
                 came |= self._links.drain(link)
             if not came:
                 break
+        self._pumped = True
         self.nudge()
 
     def pump_if_usable(self) -> None:
         """`pump`, unless the client is closed. With the lock held."""
         if not self._unusable:
             self.pump()
+
+    def gather(self) -> None:
+        """What was submitted may wait for more: who drives next sends it. With the lock held."""
+        self._pumped = False
+        if self._driver is not None:
+            self.nudge()
 
     def nudge(self) -> None:
         """Wake the driver if it would sleep past something that is due. With the lock held."""
@@ -263,9 +272,11 @@ class SyncDriver:
 
     def _on_done(self, ticket: AnyTicket) -> None:
         """A ticket that somebody waits for is done (called by the core, with the lock held)."""
-        for gate in self._gates.pop(ticket, ()):
-            gate.release()
-        self._callbacks.extend(self._watched.pop(ticket, ()))
+        if self._gates:
+            for gate in self._gates.pop(ticket, ()):
+                gate.release()
+        if self._watched:
+            self._callbacks.extend(self._watched.pop(ticket, ()))
         if ticket is self._driven_for:
             self._wake()
 
@@ -322,9 +333,9 @@ class SyncDriver:
                     if self._unusable:
                         return
                     self._take_in(ready or ())
-                    # Even if our caller has pumped: another driver may have taken in answers since
-                    # and left, and what waited for those would stay unsent.
-                    if not ticket.done or self._gates:
+                    # Our caller has pumped, as a rule. But another driver may have taken in answers
+                    # since and left, and what waited for those would stay unsent.
+                    if (not ticket.done or self._gates) and not (ready is None and self._pumped):
                         self.pump()
                     if ticket.done or (ready is not None and time.monotonic() >= until):
                         return
@@ -374,6 +385,7 @@ class SyncDriver:
             link = self._by_lost_fd[fd]
             self._links.drain(link)  # first: where others are by now may be the last it said
             if self._links.ended(link):
+                self._pumped = False
                 self._core.lost(link.address, time.monotonic())
 
     def _on_open(self, link: Link) -> None:
@@ -385,6 +397,7 @@ class SyncDriver:
             self._wake()
 
     def _receive(self, address: str, replies: Sequence[ServerReply]) -> None:
+        self._pumped = False
         self._core.receive(address, replies, time.monotonic())
 
     def _wake(self) -> None:

@@ -8,6 +8,8 @@ import signal
 import threading
 import time
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -112,6 +114,32 @@ def test_a_thread_that_leaves_hands_its_role_on(servers: SocketCluster) -> None:
 
 PATIENT = CoreOptions(retry_first=60.0, retry_max=60.0, resend_after=60.0)
 """With these nothing but what is tested wakes a thread that waits for a silent server."""
+
+
+def test_what_was_gathered_is_sent_by_whoever_waits_next(
+    servers: SocketCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether answers have come since that somebody only looked for, or nothing has."""
+    with Client(servers.addresses, options=PATIENT, timeout=30.0) as kv:
+        kv.put("k", b"v")
+        poll = kv._driver._poll
+        unsent_asleep: list[int] = []
+
+        def sleep(milliseconds: float) -> Any:
+            unsent_asleep.append(len(kv._core._writes))
+            return poll.poll(milliseconds)
+
+        monkeypatch.setattr(
+            kv._driver, "_poll", SimpleNamespace(poll=sleep, register=poll.register)
+        )
+        for _ in range(3):
+            many = [kv.submit_put(f"k{number}", b"v") for number in range(40)]
+            many[0].result()
+            last = kv.submit_put("k", b"w")
+            while not many[-1].done():
+                time.sleep(0.0001)
+            assert last.exception() is None
+        assert not any(unsent_asleep)
 
 
 def asleep(kv: Client) -> None:
