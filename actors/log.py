@@ -63,7 +63,8 @@ class SlotLog:
 
         The caller has checked the promise.
         """
-        self.highest = max(self.highest, ballot)
+        if ballot is not self.highest:
+            self.highest = max(self.highest, ballot)
         held = self._slots.get(slot)
         if held is None:
             if slot <= self.discarded:
@@ -101,6 +102,19 @@ class SlotLog:
         while held is not None and held.chosen:
             self.chosen_to += 1
             held = self._slots.get(self.chosen_to + 1)
+
+    def choose_accepted(self, ballot: Ballot, last: int) -> None:
+        """Choose what follows the chosen prefix, up to `last`, as far as this ballot accepted it.
+
+        (Like `choose` for each in turn, which a follower's every slot would take twice the time.)
+        """
+        slots, chosen_to = self._slots, self.chosen_to
+        held = slots.get(chosen_to + 1)
+        while held is not None and (held.chosen or (chosen_to < last and held.ballot == ballot)):
+            held.chosen = True
+            chosen_to += 1
+            held = slots.get(chosen_to + 1)
+        self.chosen_to = chosen_to
 
     def learn(self, slot: int, ballot: Ballot, value: bytes) -> Slot | None:
         """Take over a value that another server knows as chosen; None if it was known here."""

@@ -7,7 +7,7 @@ before the sync.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TypeVar
 
 from paxon.actors.ballot import Ballot, ServerId
@@ -127,8 +127,11 @@ class Outbox:
         self.to_client = {}
 
 
-def in_frames(messages: Iterable[MessageT]) -> Iterator[list[MessageT]]:
+def in_frames(messages: list[MessageT]) -> Iterator[list[MessageT]]:
     """In frames of bounded size, so that none is encoded twice."""
+    if len(messages) == 1:
+        yield messages
+        return
     frame: list[MessageT] = []
     size = 0
     for message in messages:

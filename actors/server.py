@@ -250,16 +250,15 @@ class PaxosServer(BurstActor):
 
     def _commit(self) -> None:
         """Make all that was collected durable, in one transaction."""
-        if self.membership.confirmation.pending:
-            invariant(
-                self.membership.confirmation.may_store, "stored before the count was confirmed"
-            )
+        confirmation, storage = self.membership.confirmation, self._storage
+        if confirmation.pending:
+            invariant(confirmation.may_store, "stored before the count was confirmed")
         if self.watches.held:
             self.watches.answer_first(synced=False)
-        self._storage.save_counts(self.disks.counts)
-        self._storage.save_chosen_to(self.log.chosen_to)
-        self._storage.commit()
-        self._next_count = self._storage.count + 1
+        storage.save_counts(self.disks.counts)
+        storage.save_chosen_to(self.log.chosen_to)
+        storage.commit()
+        self._next_count = storage.count + 1
         self._counters["syncs"] += 1
         self._synced = True
 
@@ -286,8 +285,6 @@ class PaxosServer(BurstActor):
         if reign is not None:
             if reign.told_commit != self.log.chosen_to:
                 self.watches.tell_of_commits(reign)
-            if self.latencies.flying:
-                self.latencies.chosen(self.log.chosen_to, self._clock)
             if self._outbox.to_all:
                 self._send_put_off(reign)  # a heartbeat's commit index covers their slots
 
@@ -300,6 +297,8 @@ class PaxosServer(BurstActor):
             end = Retired(self.settings.server, self.settings.cluster)
             self._storage.condemn(str(end))
             raise end
+        if self.latencies.flying and self._reign is not None:
+            self.latencies.chosen(self.log.chosen_to, self._clock)
         tidy = self._now >= self._tidy_at
         self._storage.maintain(tidy=tidy)  # what no message should wait for
         if tidy:  # only then it may have committed something
@@ -418,26 +417,28 @@ class PaxosServer(BurstActor):
             return
         if ballot > self.promised and not self._follows(ballot, sender):
             return
+        ballot = self.promised  # (the same, as one object for all slots)
         self._heard_from_leader(sender)
-        if len(p2a.value) >= LARGE_VALUE:
-            self._following.store(len(p2a.value))
-        if p2a.slot - self.log.chosen_to > MAX_SLOTS_AHEAD:
-            self._oddities.number(sender, "slot", p2a.slot)
+        slot, value = p2a.slot, p2a.value
+        if len(value) >= LARGE_VALUE:
+            self._following.store(len(value))
+        if slot - self.log.chosen_to > MAX_SLOTS_AHEAD:
+            self._oddities.number(sender, "slot", slot)
             self._note_commit(p2a.commit, ballot, sender)
             return
-        value = p2a.value
-        if value and value[0] == CONFIG and not seals_soundly(value, p2a.slot, ballot.epoch):
+        if value and value[0] == CONFIG and not seals_soundly(value, slot, ballot.epoch):
             self._oddities.malformed(p2a, sender)
             return
         # A discarded slot's value is chosen, so any later ballot proposes that very value: saying
         # yes without keeping it again tells no lie, and lets a leader that is behind go on.
-        if p2a.slot > self.log.discarded:
-            if len(value) > self._storage.room and not self.snapshotting.has_room(p2a.slot, value):
-                return  # it comes again, while a majority has none
-            self._accept(p2a.slot, ballot, value)
-        # (Not `_count()`, which would take a call a slot: only a discarded slot is not stored.)
-        count = self._next_count - (p2a.slot <= self.log.discarded)
-        self._outbox.acknowledge(sender, ballot, p2a.slot, count)
+        count = self._next_count  # (not `_count()`, which would take a call a slot)
+        if slot <= self.log.discarded:
+            count -= 1  # nothing is stored
+        elif len(value) > self._storage.room and not self.snapshotting.has_room(slot, value):
+            return  # it comes again, while a majority has none
+        else:
+            self._accept(slot, ballot, value)
+        self._outbox.acknowledge(sender, ballot, slot, count)
         self._note_commit(p2a.commit, ballot, sender)
 
     def _accept(self, slot: int, ballot: Ballot, value: bytes) -> None:
@@ -780,7 +781,7 @@ class PaxosServer(BurstActor):
 
     def _propose_waiting(self, reign: Reign) -> None:
         """Fill the window: first what was taken over, then all waiting commands, packed."""
-        window = self.settings.window
+        window, pending = self.settings.window, reign.pending
         while len(reign.votes) < window:
             if reign.takeover:
                 if reign.votes and reign.bytes_in_flight(self.log) >= IN_FLIGHT_BYTES:
@@ -794,18 +795,17 @@ class PaxosServer(BurstActor):
                 if not reign.sealing and not reign.votes:
                     self._propose_config(reign)
                 return
+            elif not pending.entries and not reign.chores.wanted:
+                return
             elif self.log.chosen_to == reign.takeover_end < reign.next_slot - 1:
                 return  # the first batch of a reign has to be chosen before the second is packed
             elif (
-                reign.pending.entries
+                pending.entries
                 and not (reign.votes and reign.is_full(self.log, window))
-                and not reign.pending.most_are_short
-                and (
-                    reign.pending.bytes <= self._storage.room
-                    or reign.pending.fits(self._storage.room)
-                )
+                and not pending.most_are_short
+                and (pending.bytes <= self._storage.room or pending.fits(self._storage.room))
             ):
-                entries = reign.pending.pack(min(self.settings.batch_bytes, self._storage.room))
+                entries = pending.pack(min(self.settings.batch_bytes, self._storage.room))
                 self._propose_batch(reign, entries)
             elif reign.chores.wanted and self._time_is_due(reign):
                 self._counters["times_proposed"] += 1
@@ -1263,17 +1263,17 @@ class PaxosServer(BurstActor):
 
         A follower does so once its acknowledgements are sent: nobody waits for its execution.
         """
-        application = self.application
-        if application.executed >= self.log.chosen_to:
+        application, log = self.application, self.log
+        if application.executed >= log.chosen_to:
             return
         agreed = application.agreed
-        while application.executed < self.log.chosen_to:
+        while application.executed < log.chosen_to:
             now = self._clock.monotonic()
             if least <= 0 and now >= self._execute_until:
                 break
             least -= 1
             slot = application.executed + 1
-            held = self.log.get(slot)
+            held = log.get(slot)
             if held is None or not held.chosen:
                 invariant(False, "slot %d executed unchosen", slot)
             else:
@@ -1283,13 +1283,13 @@ class PaxosServer(BurstActor):
             self._storage.forget_stop()
         if application.agreed is not agreed:
             self.telling.note_settings()
-        if self.log.chosen_to >= self.catching_up.known_commit:
+        if log.chosen_to >= self.catching_up.known_commit:
             self.catching_up.patience = 0
         if self._reign is not None and (
             application.timer.due is not None or self._reign.chores.wakeup is not None
         ):
             self._plan_chores(self._reign)
-        self._storage.save_chosen_to(self.log.chosen_to)
+        self._storage.save_chosen_to(log.chosen_to)
         if self._watermark_at == NEVER:
             self._watermark_at = self._now + WATERMARK_DELAY
         if self._takes_part:

@@ -36,5 +36,6 @@ class Burst(msgspec.Struct, Generic[PeerT, ClientT]):
     """Clients that are no longer there, as a reply to them showed."""
 
     def __bool__(self) -> bool:
-        told = self.lost or self.refused or self.ignored or self.gone
-        return bool(self.peers or self.clients or told)
+        return bool(
+            self.peers or self.clients or self.lost or self.refused or self.ignored or self.gone
+        )

@@ -65,7 +65,7 @@ ReplyT = TypeVar("ReplyT")
 
 _NOBLOCK = int(zmq.NOBLOCK)
 _POLLIN = int(zmq.POLLIN)
-_EVENTS = int(zmq.EVENTS)
+_EVENTS = zmq.EVENTS  # (of a number pyzmq would look up the constant each time)
 _MORE_NOBLOCK = int(zmq.NOBLOCK | zmq.SNDMORE)
 _PEER_PORT = "peer port"
 _CLIENT_PORT = "client port"
@@ -240,11 +240,14 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             for part in self._ledger.split(messages, error):
                 self.broadcast(servers, part)
             return
-        body = self._take_buffer()
+        body = self._buffer
+        large = len(body) >= self._options.large_frame_bytes
+        if large:
+            self._buffer = bytearray()  # the other is ZeroMQ's from now on
         sent = 0
         for server in servers:
             dealer = self._dealers.get(server)
-            if dealer is not None and self._push(dealer, server, body):
+            if dealer is not None and self._push(dealer, server, body, large):
                 sent += 1
             else:
                 self._ledger.counters.dropped_frames += 1
@@ -258,11 +261,13 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             for part in self._ledger.split(messages, error):
                 self.reply(client, part)
             return
-        if self._push_reply(client, self._buffer):
-            self._ledger.sent(len(messages), len(self._buffer))
+        body = self._buffer
+        large = len(body) >= self._options.client_large_frame_bytes
+        if self._push_reply(client, body, large):
+            self._ledger.sent(len(messages), len(body))
         else:
             self._ledger.counters.dropped_replies += 1
-        if len(self._buffer) >= self._options.client_large_frame_bytes:
+        if large:
             self._buffer = bytearray()  # the other is ZeroMQ's from now on
 
     def ignore(self, clients: Collection[bytes]) -> None:
@@ -278,16 +283,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             del self._not_reading[client]
         return not self._large_replies.has_room(client, 1)
 
-    def _take_buffer(self) -> bytearray:
-        """The encoded frame; a large one is ZeroMQ's from now on, so the next gets a new buffer."""
-        body = self._buffer
-        if len(body) >= self._options.large_frame_bytes:
-            self._buffer = bytearray()
-        return body
-
-    def _push(self, socket: zmq.Socket[bytes], server: int, body: bytearray) -> bool:
+    def _push(self, socket: zmq.Socket[bytes], server: int, body: bytearray, large: bool) -> bool:
         """Queue a frame for a server; False: it cannot be sent."""
-        large = len(body) >= self._options.large_frame_bytes
         if large and not self._large.has_room(server, len(body)):
             return False
         try:
@@ -301,9 +298,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             return False
         return True
 
-    def _push_reply(self, client: bytes, body: bytearray) -> bool:
+    def _push_reply(self, client: bytes, body: bytearray, large: bool) -> bool:
         """Queue a frame for a client; False: it is gone, or has too much to read already."""
-        large = len(body) >= self._options.client_large_frame_bytes
         if large and not self._large_replies.has_room(client, len(body)):
             return False
         socket = self._clients.socket
@@ -327,10 +323,11 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
 
     def receive(self) -> Burst[PeerT, ClientT]:
         """All that can be received without blocking, bounded on each port by itself."""
+        now = self._monotonic()
         self._bursts_to_housekeeping -= 1
         if self._bursts_to_housekeeping <= 0:
             self._keep_house()
-        if self._redial_at < math.inf and self._monotonic() >= self._redial_at:
+        if now >= self._redial_at:
             self._attend_links()
         if self._guard.look_at is not None:
             self._guard.look()
@@ -345,10 +342,11 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         if self._lost:
             burst.lost, self._lost = self._lost, []
         taken_all = True
+        peers = self._peers
         for socket, _ in ready:
-            port = self._peers if socket is self._peers.socket else self._clients
-            taken_all &= self._drain(port, burst)
-        if (now := self._monotonic()) >= self._look_at:
+            if not self._drain(peers if socket is peers.socket else self._clients, burst):
+                taken_all = False
+        if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
             self._peers.unread.look(taken_all)
             self._clients.unread.look(taken_all)
@@ -364,10 +362,9 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
         The body comes as a ZeroMQ frame, since that carries "more parts follow" and needs no copy;
         asking the socket for it costs more than the frame object.
         """
-        recv, getsockopt = port.socket.recv, port.socket.getsockopt
-        options, known = self._options, port.unread.known
+        recv, options, known = port.socket.recv, self._options, port.unread.known
         share = Share(options, self._brake) if port is self._clients else None
-        ignored = self._ignored if port is self._clients else ()
+        ignored = self._ignored if share is not None else ()
         frames = size = messages = 0
         taken_all = False
         try:
@@ -389,30 +386,31 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
                         continue
                     if length > port.max_messages:  # (each takes a byte at least)
                         port.check_count(buffer)
-                    decoded = port.decode(buffer)
-                    if decoded[0] not in port.senders or port.keys is not None:
-                        port.check_sender(decoded[0], frame)
+                    decoded = sender, _, received = port.decode(buffer)
+                    if sender not in port.senders or port.keys is not None:
+                        port.check_sender(sender, frame)
                 except FrameError as error:
                     self._refuse(port, token, frame, error, burst)
                     if share is not None and share.is_wasted(frame, length):
                         break
                     continue
-                messages += (count := len(decoded[2]))
+                messages += (count := len(received))
                 if share is None:
                     burst.peers.append(decoded)
                 else:
-                    burst.clients.append((token, decoded[2]))
+                    burst.clients.append((token, received))
                     if share.is_spent(token, count):
                         break
                 if frames <= _ASKED_FRAMES:
-                    events: int = getsockopt(_EVENTS)  # type: ignore[assignment]
+                    events: int = port.socket.getsockopt(_EVENTS)  # type: ignore[assignment]
                     if not events & _POLLIN:
                         taken_all = True
                         break
         except zmq.Again:
             taken_all = True  # Nothing more to take: the usual end of a burst.
         self._ledger.received(messages, frames, size)
-        burst.client_bytes += size if share is not None else 0
+        if share is not None:
+            burst.client_bytes = size
         return taken_all
 
     def _refuse(
@@ -453,11 +451,12 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             timeout_seconds = min(until, math.inf if timeout_seconds is None else timeout_seconds)
         timeout_ms = -1 if timeout_seconds is None else max(0, math.ceil(timeout_seconds * 1000))
         ready = []
-        ports = self._peers.socket, self._clients.socket
+        peers, clients = self._peers.socket, self._clients.socket
         events: list[tuple[Any, int]] = zmq.zmq_poll(self._awaited, timeout_ms)
-        for item, event in events:
-            if item in ports:
-                ready.append((item, event))
+        for event in events:
+            item = event[0]
+            if item is peers or item is clients:
+                ready.append(event)
             elif item != wake_fd:
                 self._keep_house()
         self._ready = ready

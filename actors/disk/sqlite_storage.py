@@ -86,8 +86,6 @@ CHECK_FILES_EVERY = 10
 """An open server looks at every so many tidyings, about once a second, for its own files."""
 
 
-_COUNTED = ("_row_count", "_rows_checksum", "_log_pages", "_discarding", "_logged_bytes")
-"""What writing a transaction changes before it is known to succeed."""
 _CANNOT_WRITE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 """SQLite's words for whatever the system said, but for a full disk."""
 
@@ -299,7 +297,10 @@ class SqliteStorage(Storage):
 
         It is tried once more if snapshots can make room for it.
         """
-        before = {name: vars(self)[name] for name in _COUNTED}
+        before = (  # what writing it changes before it is known to succeed
+            self._row_count, self._rows_checksum, self._log_pages, self._discarding,
+            self._logged_bytes,
+        )  # fmt: skip
         cursor = self._cursor
         assert cursor is not None
         count = self.count + 1
@@ -321,7 +322,10 @@ class SqliteStorage(Storage):
             # Rolled back as a whole, and nothing of it was synced.
             if again or not isinstance(failure, DiskFullError) or not self._files.make_room():
                 raise failure from error
-            vars(self).update(before)
+            (
+                self._row_count, self._rows_checksum, self._log_pages, self._discarding,
+                self._logged_bytes,
+            ) = before  # fmt: skip
             logger.warning(
                 "server {}: the disk is full; gave up what a snapshot under way or an old one "
                 "took, for the log comes first: free some space",

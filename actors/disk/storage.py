@@ -165,9 +165,9 @@ class Storage(ABC):
     ) -> None:
         """Remember a value; `checksum` is its CRC-32 if that is at hand."""
         held = self._ballots.get(slot)
-        if held is not None and slot not in self._rows:
-            self._replaced.add(slot)
-        if held is not None and held is not ballot:
+        if held is not None:
+            if slot not in self._rows:
+                self._replaced.add(slot)
             invariant(ballot >= held, "slot %d: ballot %s would fall to %s", slot, held, ballot)
         marks = self._marks
         if not marks.discarded < slot < INTEGER_LIMIT or ballot > marks.promised:
@@ -176,8 +176,9 @@ class Storage(ABC):
             invariant(False, "slot %d accepted in %s, above the promise", slot, ballot)
         self._ballots[slot] = ballot
         self._rows[slot] = (ballot, value, crc32(value) if checksum is None else checksum)
-        self.room -= len(value)
-        self.largest -= len(value)
+        size = len(value)
+        self.room -= size
+        self.largest -= size
         self.dirty = True
 
     def save_chosen_to(self, slot: int, *, lazily: bool = True) -> None:

@@ -296,11 +296,11 @@ class Watches(Part):
         """Followers that hold watches hear at once what is chosen, unless a P2A tells them."""
         host, commit = self._host, self._host.log.chosen_to
         reign.told_commit = commit
-        watchers = [s for s, follower in reign.followers.items() if follower.watches]
-        if not set(watchers).isdisjoint(reign.thrift.spare):
-            host._send_put_off(reign)  # whoever has not got the slot would ask for it
-        for server in watchers:
-            self._outbox.send(server, CommitNote(host.promised, commit))
+        for server, follower in reign.followers.items():
+            if follower.watches:
+                if server in reign.thrift.spare:
+                    host._send_put_off(reign)  # whoever has not got the slot would ask for it
+                self._outbox.send(server, CommitNote(host.promised, commit))
 
     def held_of_late(self) -> bool:
         """Whether the leader is to tell of each commit at once."""

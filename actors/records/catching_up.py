@@ -131,12 +131,7 @@ class CatchingUp:
         An index told in another ballot, or by a server that does not lead, must not be mixed in: a
         slot below it may have been chosen in a later ballot than the one accepted here.
         """
-        while log.chosen_to < self.leader_commit:
-            slot = log.chosen_to + 1
-            held = log.get(slot)
-            if held is None or held.ballot != self.leader_ballot:
-                break
-            log.choose(slot)
+        log.choose_accepted(self.leader_ballot, self.leader_commit)
 
     def hear_outside(self, server: ServerId, commit: int, chosen_to: int, now: float) -> None:
         """A server of the cluster, perhaps no member's, says how far it holds the log."""
@@ -240,6 +235,9 @@ class Snapshots:
         """When the last one was begun, monotonic seconds."""
         self.retry = Retry()
         """For one that could not be taken for want of disk or descriptors."""
+        self._planned_after: SnapshotInfo | None = None
+        self._most_bytes = self._at_slot = 0.0
+        """With so many bytes, and at that slot, the next after that one is due; 0: not planned."""
 
     def is_due(self, executed: int, last: SnapshotInfo | None, settings: Settings) -> bool:
         """Whether enough was executed since the last one, in relation to its size.
@@ -249,10 +247,10 @@ class Snapshots:
         store's history of 16 MiB too, and slows down whoever writes. Of a large state's disk the
         log may take a small part only. In between it gets shorter as the state grows.
         """
-        size, since = (0, 0) if last is None else (last.size, last.slot)
-        usual = settings.snapshot_bytes
-        most = max(size / LOG_PART, min(usual, SMALL * usual - size))
-        return (
-            self.executed_bytes >= most
-            or executed - since >= settings.snapshot_slots * most / usual
-        )
+        if last is not self._planned_after or not self._most_bytes:  # (not for each slot)
+            self._planned_after = last
+            size, since = (0, 0) if last is None else (last.size, last.slot)
+            usual = settings.snapshot_bytes
+            most = self._most_bytes = max(size / LOG_PART, min(usual, SMALL * usual - size))
+            self._at_slot = since + settings.snapshot_slots * most / usual
+        return self.executed_bytes >= self._most_bytes or executed >= self._at_slot

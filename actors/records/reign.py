@@ -121,6 +121,10 @@ def answer_to(entry: Entry, reply: Reply, application: Application, places: Plac
     )  # fmt: skip
 
 
+def _put_off(reason: str) -> Reply:
+    return Reply(ReplyStatus.OVERLOADED, overloaded(reason, RETRY_AFTER))
+
+
 class Pending:
     """Commands that wait for a slot, in the order of their arrival.
 
@@ -435,21 +439,18 @@ class Reign:
         `room` is what the log's disk has for values, in bytes.
         """
 
-        def put_off(reason: str) -> Reply:
-            return Reply(ReplyStatus.OVERLOADED, overloaded(reason, RETRY_AFTER))
-
         session = application.sessions.get(command.session)
         if session is None:
             return Reply(ReplyStatus.EXPIRED, b"unknown session")
         known = session.known(command.seq)
         if known is not None:
             return known
-        agreed = application.agreed
-        if len(command.command) > agreed.max_command_bytes:
+        agreed, pending, size = application.agreed, self.pending, len(command.command)
+        if size > agreed.max_command_bytes:
             limit = agreed.max_command_bytes
             return Reply(ReplyStatus.TOO_LARGE, b"the command exceeds %d bytes" % limit)
         if command.seq - max(command.acked, session.floor) >= agreed.max_outstanding:
-            return put_off("too many commands are unacknowledged")
+            return _put_off("too many commands are unacknowledged")
         if not is_plausible_command(command):
             return Reply(ReplyStatus.INVALID, b"acked and after must be from 0 to below seq")
         if (
@@ -458,15 +459,14 @@ class Reign:
             and (command.session, command.after) not in self.waiting
         ):
             return Reply(ReplyStatus.OUT_OF_ORDER, b"send the one before first")
-        if self.pending.bytes >= most_pending_bytes:
-            return put_off("too much is waiting")
-        pending = self.pending
-        if pending.most_are_short or len(command.command) + ENTRY_BYTES > room - pending.bytes:
+        if pending.bytes >= most_pending_bytes:
+            return _put_off("too much is waiting")
+        if pending.most_are_short or size + ENTRY_BYTES > room - pending.bytes:
             return LITTLE_ROOM
         if session.kept >= application.sessions.max_kept_each and (
             command.acked <= session.floor != command.seq
         ):
-            return put_off("acknowledge some replies first")
+            return _put_off("acknowledge some replies first")
         reason = application.check(command.command) or pending.too_dear(command)
         return Reply(ReplyStatus.INVALID, reason) if reason else None
 

@@ -183,7 +183,8 @@ class Thrift:
             self.p2as_due_at = now + self._delay
             self.first_slot = p2as[0].slot
         self.put_off.extend(p2as)
-        self._put_off_bytes += sum(len(p2a.value) for p2a in p2as)
+        for p2a in p2as:
+            self._put_off_bytes += len(p2a.value)
         if self._put_off_bytes < MOST_BYTES:
             return False
         self.p2as_due_at = NEVER  # so much may take longer than the delay
