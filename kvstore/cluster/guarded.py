@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import select
 import shutil
 import signal
@@ -48,13 +49,15 @@ _OVERDUE = 9
 _ONCE_ALLOWED = [
     "/bin/sh",
     "-c",
-    "kill -s STOP $$; { read -r _ _ _ parent _ </proc/$$/stat; } 2>/dev/null || parent=$PPID; "
-    '[ "$parent" = "$PPID" ] && exec "$@"',
+    'kill -s STOP $$; [ "$PPID" = "$({ read -r _ _ _ parent _ </proc/$$/stat && echo "$parent"; } '
+    '2>/dev/null || echo "$PPID")" ] && exec "$@"',
     "sh",
 ]
 """Begins stopped, so that the process beside knows of the command before that runs, and that has
 the terminal before it reads from it. If we are killed meanwhile the kernel has it go on (which ends
-it, unless SIGHUP is ignored): then it is not our child any more, and runs nothing."""
+it, unless SIGHUP is ignored): then it is not our child any more, and runs nothing. Its environment
+is the command's: it sets no variable of its own."""
+_VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 _Happening: TypeAlias = tuple[Literal["signal", "stopped", "ended", "lost"], int]
 
@@ -184,9 +187,7 @@ class _Running:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            self._process = subprocess.Popen(
-                [*_ONCE_ALLOWED, *command], env={**os.environ, **more}, process_group=0
-            )
+            self._process = _begin(command, {**os.environ, **more})
         except OSError as error:
             self._guard.communicate()
             raise CannotRun(command[0], error.errno or 0) from None
@@ -273,6 +274,16 @@ class _Running:
                 os.tcsetpgrp(self._terminal, group)
         finally:
             signal.signal(signal.SIGTTOU, before)
+
+
+def _begin(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start the shell that becomes the command once it may go on.
+
+    A shell leaves out variables that it could not have, such as functions that bash exports.
+    """
+    others = [f"{n}={value}" for n, value in environment.items() if not _VARIABLE.fullmatch(n)]
+    again = ["env", *others] if others else []
+    return subprocess.Popen([*_ONCE_ALLOWED, *again, *command], env=environment, process_group=0)
 
 
 def _our_terminal() -> int | None:

@@ -90,6 +90,18 @@ def test_a_commands_exit_code_is_passed_on_and_it_knows_what_it_holds(
     assert paxon_here("lock", "a", *at, "--", "test", "--json", "=", "--json").returncode == 0
 
 
+def test_a_command_has_our_environment(
+    at: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also what the shell that begins it cannot have as a variable, or might take for its own."""
+    ours = {"BASH_FUNC_f%%": "() { echo; }", "with.dots": "a\n=b", "parent": "theirs"}
+    for name, value in ours.items():
+        monkeypatch.setenv(name, value)
+    assert paxon_here("lock", "a", *at, "--", "cp", "/proc/self/environ", "told").returncode == 0
+    told = Path("told").read_text(encoding="utf-8").split("\0")
+    assert {f"{name}={value}" for name, value in ours.items()} <= set(told)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
