@@ -97,8 +97,10 @@ class Future(Generic[T]):
 
     def exception(self, timeout: float | None = None) -> PaxonError | None:
         """Wait for the outcome; the error, or None if there is none. See `result`."""
+        if timeout is not None or not self._ticket.done:
+            self._wait(timeout)  # (what this raises is no outcome)
         try:
-            self.result(timeout)
+            self.result()
         except PaxonError as error:
             return error
         return None

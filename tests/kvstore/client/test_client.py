@@ -237,6 +237,9 @@ def test_futures(servers: SocketCluster) -> None:
         assert isinstance(failed.exception(), InvalidRequest)
         with pytest.raises(InvalidRequest):
             failed.result()
+        for wait in (future.result, future.exception):  # (no outcome of what was submitted)
+            with pytest.raises(InvalidRequest, match="the timeout has to be"):
+                wait(-1)
     assert len(commands(servers)) < 60, "what was outstanding together travelled together"
 
 
