@@ -4,7 +4,7 @@ Read `ballot`, `members`, `messages`, `log` (what `slot_values` are in it) and `
 (rule 13), then `server`: the protocol in one file. It stands on `actor` (pykka, the burst, the
 flush), on `outbox` (what a step sends) and on `records` (what a server knows: plain data), reaches
 the world through `environment`, and asserts by `invariants`. `settings`, `election` (policies),
-`codecs`, `embedding` and `version` are what their names say. `parts` is what goes on beside the
+`codecs` and `embedding` are what their names say. `parts` is what goes on beside the
 protocol, `disk` the storage, `execution` what runs the log, `limits` the bounds.
 """
 

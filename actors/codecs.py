@@ -18,13 +18,8 @@ from paxon.actors.messages import (
 from paxon.transport import FrameCodec
 
 __all__ = [
-    "PeerCodec",
-    "ClientPortCodec",
-    "ClientCodec",
-    "peer_codec",
-    "port_codec",
-    "client_codec",
-]
+    "PeerCodec", "ClientPortCodec", "ClientCodec", "peer_codec", "port_codec", "client_codec",
+]  # fmt: skip
 
 PeerCodec: TypeAlias = FrameCodec[PeerMessage, PeerMessage]
 ClientPortCodec: TypeAlias = FrameCodec[ServerReply, ClientMessage]

@@ -36,8 +36,7 @@ class ElectionPolicy:
     def reigned(self, seconds: float) -> None:
         """A reign of this server's has ended that got something done, after so many seconds.
 
-        One that was over before anything was chosen in it is not told of: it shows nothing but
-        that it was too short.
+        One that was over before anything was chosen in it is not told of: it was just too short.
         """
 
 

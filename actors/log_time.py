@@ -29,10 +29,9 @@ NANOSECONDS = 1_000_000_000
 MAX_TIME_JUMP = NANOSECONDS
 """One heartbeat moves what a follower knows by at most so much, or a damaged one would end all
 leases. It is less than the shortest lease, and followers make up for an hour in some minutes."""
-TIMED_INTERVAL = NANOSECONDS
-"""While a lease or a timer runs, the log is told its time at least so often …"""
-IDLE_INTERVAL = 60 * NANOSECONDS
-"""… and so often while there are only sessions: else a change of leader would set them back."""
+TIMED_INTERVAL, IDLE_INTERVAL = NANOSECONDS, 60 * NANOSECONDS
+"""The log is told its time at least so often while a lease or a timer runs, and so often while only
+sessions do: else a change of leader would set them back."""
 RENEWAL_DELAY = 0.05
 """Seconds for which renewals wait for others, to share a slot, if nothing else wants one."""
 RENEWALS_PAUSE = 0.5

@@ -1,7 +1,6 @@
 """Who made a cluster, its members, and how somebody changes them: plain data (docs/membership.md).
 
-docs/membership.md says what a client does with them, from the first to the last ("How a client has
-them changed").
+What a client does with them: docs/membership.md, "How a client has them changed".
 """
 
 from __future__ import annotations
@@ -84,8 +83,7 @@ class MemberChange(Wire, frozen=True):
 class ChangeMembers(Wire, frozen=True, tag=13):
     """Client → leader: let the members change so, all at once.
 
-    Answered by a `QueryReply` with a `Members` as soon as it is refused or taken up, not when it is
-    done.
+    Answered by a `QueryReply` with a `Members` once it is refused or taken up, not when it is done.
     """
 
     id: int

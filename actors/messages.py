@@ -26,8 +26,8 @@ from paxon.actors.members import AskMembers, ChangeMembers, Made, Rehearsal, Reh
 from paxon.actors.slot_values import CONFIG, NO_OP, RENEWAL, SETTINGS, Accepted, Batch, Entry
 
 __all__ = [
-    "PROTOCOL_VERSION", "CONFIG", "NO_OP", "RENEWAL", "SETTINGS", "Accepted", "Entry", "Batch",
-    "P1A", "P1B", "P2A", "P2B", "Heartbeat", "HeartbeatReply", "PreVote", "PreVoteReply",
+    "PROTOCOL_VERSION", "VERSION", "CONFIG", "NO_OP", "RENEWAL", "SETTINGS", "Accepted", "Entry",
+    "Batch", "P1A", "P1B", "P2A", "P2B", "Heartbeat", "HeartbeatReply", "PreVote", "PreVoteReply",
     "CatchUpRequest", "CatchUp", "SnapshotOffer", "SnapshotRequest", "SnapshotChunk",
     "DigestRequest", "DigestReply", "Introduction", "Made", "CountQuestion", "CountAnswer",
     "Place", "CommitNote", "Sealed", "Handover", "Rehearsal", "Rehearsed",
@@ -41,6 +41,8 @@ __all__ = [
 
 PROTOCOL_VERSION = 12
 """Goes into every frame's header; a server refuses frames of any other version."""
+VERSION = "0.1.0"
+"""The release, as `paxon status` shows it for each server; tests compare it with pyproject.toml."""
 
 
 # --- between servers -----------------------------------------------------------------------------
@@ -316,8 +318,7 @@ class CommitNote(Wire, frozen=True, tag=20):
 class Sealed(Wire, frozen=True, tag=21):
     """Server → all of an epoch and the next: that epoch has ended (docs/membership.md).
 
-    Also the only answer to a server of an earlier epoch. If that is news, it asks the sender for
-    the slots that it misses.
+    Also the only answer to a server of an earlier epoch, which then asks for the slots it misses.
     """
 
     epoch: int
@@ -491,8 +492,7 @@ class ReplyStatus(IntEnum):
     EXPIRED = 2
     """The session is unknown: it expired or never was. Not executed now; earlier tries may have."""
     OVERLOADED = 3
-    """Not executed: some bound is reached. The payload says when to come again, and why
-    (`overloaded`, `retry_after`)."""
+    """Not executed: a bound is reached. The payload (`overloaded`) says when to come again, why."""
     FORGOTTEN = 4
     """Executed before, and the client had said that it has the reply."""
     OUT_OF_ORDER = 5
@@ -582,8 +582,7 @@ class StatusReply(Wire, frozen=True, gc=True, tag=5):
     """Seconds since the server started."""
     disk_bytes: int
     state_digest: str
-    """Fingerprint of state and sessions at `executed`, "" if it was not asked for or the state
-    machine offers none."""
+    """Fingerprint of state and sessions at `executed`; "": not asked for, or there is none."""
     counters: dict[str, int]
     """What happened so far: elections, preemptions, syncs, messages, dropped frames, …"""
     policy: str = ""
@@ -638,8 +637,7 @@ class OtherCluster(Wire, frozen=True, tag=7):
 class Overloaded(Wire, frozen=True, tag=8):
     """Server → client: I have thrown away something that you sent; send what is unanswered again.
 
-    Not before the time given. For what has no reply with a status of its own, and for many
-    messages at once.
+    Not before the time given. For what has no reply with a status, and for many messages at once.
     """
 
     retry_after_ms: int

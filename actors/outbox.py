@@ -1,8 +1,7 @@
 """What one step of a server sends: collected while it runs, and sent once all is synced.
 
-Handlers, and the parts beside the protocol (actors/parts/), queue here. Nothing leaves before
-the flush (actor.py), which begins this anew; `early` and answers to watches alone may leave
-before the sync.
+Handlers, and the parts beside the protocol (actors/parts/), queue here. Nothing leaves before the
+flush (actor.py), which begins this anew; `early` and answers to watches may leave before the sync.
 """
 
 from __future__ import annotations

@@ -20,10 +20,9 @@ PolicyName = Literal["stable", "immediate", "random", "backoff"]
 
 MAX_CLUSTER_BYTES = 200
 """Of a cluster's name: it stands in the directory's witness, which is written in one piece."""
-MOST = 1 << 40
-"""No count and no size is larger: numbers have to fit into messages and databases …"""
-LONGEST = 86_400.0
-"""… and no time of an election, in seconds: what waits has to be told when."""
+MOST, LONGEST = 1 << 40, 86_400.0
+"""No count and no size is larger: numbers have to fit into messages and databases. And no time of
+an election, in seconds: what waits has to be told when."""
 
 
 class SettingsError(ValueError):

@@ -15,7 +15,6 @@ CONFIG = 0xC1
 """The first byte of a value that seals an epoch: who decides the slots after it follows
 (actors/records/configuration.py). No msgpack begins so, hence no batch does."""
 
-
 SETTINGS = 1
 """As `Entry.acked` of an entry of no session: its command is a `Change` (execution/agreed.py)."""
 
@@ -28,8 +27,7 @@ class Entry(Wire, frozen=True):
 
     session: int
     """The session that submitted it; 0: none. Then `seq` is a nonce, and `acked` says what it is: 0
-    opens a session, or executes a server's own `command`; `SETTINGS` changes what is agreed, and
-    `RENEWAL` marks a renewal."""
+    opens a session, or executes a server's own `command`; else see `SETTINGS` and `RENEWAL`."""
     seq: int
     """Its sequence number in the session, from 1: each takes effect at most once."""
     acked: int

@@ -17,14 +17,9 @@ from paxon.transport import closed_here, keep_from_forks
 from paxon.transport.log import logger
 
 __all__ = [
-    "DataDirectory",
-    "in_words",
-    "is_there",
-    "make_directory",
-    "owner_of",
-    "replace_file",
+    "DataDirectory", "in_words", "is_there", "make_directory", "owner_of", "replace_file",
     "sync_directory",
-]
+]  # fmt: skip
 
 FORMAT_VERSION = 9
 """Rises with what is stored, and what executing it comes to (tests/objects/test_outcomes.py)."""

@@ -46,7 +46,7 @@ class MemoryStorage(Storage):
         self._ballots = {slot: held.ballot for slot, held in self._accepted.items()}
         self._replaced = set()
         self._ready = None
-        self._keep_images()
+        self._on_committed()
 
     def load(self) -> Recovered:
         if self.condemned:
@@ -79,9 +79,6 @@ class MemoryStorage(Storage):
                 self._ballots.pop(slot, None)
 
     def _on_committed(self) -> None:
-        self._keep_images()
-
-    def _keep_images(self) -> None:
         """Keep the durable snapshot and the one before; somebody may still be fetching that."""
         durable = self.durable.snapshot
         last = 0 if durable is None else durable.slot

@@ -81,11 +81,8 @@ VACUUM_PAGES, SHRINK_PAGES = 64, 4096
 DELETING_ROOM = 64 << 10
 """While rows are still to be deleted the log has room for so much: each commit deletes more."""
 
-
 CHECK_FILES_EVERY = 10
 """An open server looks at every so many tidyings, about once a second, for its own files."""
-
-
 _CANNOT_WRITE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 """SQLite's words for whatever the system said, but for a full disk."""
 

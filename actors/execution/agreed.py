@@ -229,9 +229,8 @@ def apply_change(agreed: Agreed, change: Change, slot: int, limits: Limits) -> A
     """The settings after the change in `slot`; None if it was made for other settings.
 
     A change to what is agreed already is no change: one who asks again because the answer got lost
-    is
-    told the slot in which it was made. Ranges are no concern of execution, which must come to the
-    same on servers of two releases. Raises `UnknownSetting`.
+    is told the slot in which it was made. Ranges are no concern of execution, which must come to
+    the same on servers of two releases. Raises `UnknownSetting`.
     """
     _all_known(change.values, limits)
     known = agreed_values(agreed)

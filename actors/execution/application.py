@@ -20,14 +20,15 @@ from paxon.actors.execution.agreed import (
 )
 from paxon.actors.execution.digests import HashChain
 from paxon.actors.execution.machine_errors import (
+    ALLOWANCE,
     ExecutionFailed,
     MachineFailure,
     bytes_from,
     depends_on_process,
     error_reply,
     in_short,
+    with_allowance,
 )
-from paxon.actors.execution.recursion import ALLOWANCE, with_allowance
 from paxon.actors.execution.sessions import (
     EXPIRED,
     NO_ROOM,
@@ -100,9 +101,8 @@ _head_decoder = msgspec.msgpack.Decoder(_Head)
 class Application:
     """State machine, sessions and what is agreed after executing slots 1 … `executed`, in order.
 
-    What a command comes to depends on the log alone (rule 15): the state machine's methods find the
-    same room for recursion on every server, and an error that depends on this process is no reply
-    but stops it (`MachineFailure`).
+    What a command comes to depends on the log alone (rule 15): the state machine's methods have the
+    same room for recursion everywhere, and an error of this process stops it (`MachineFailure`).
     """
 
     def __init__(self, machine: StateMachine, agreed: Agreed, identity: int = 0) -> None:

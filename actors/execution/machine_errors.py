@@ -1,17 +1,37 @@
-"""What a state machine's method may raise or return, and what becomes of it."""
+"""What a state machine's method may raise or return, and the room for recursion that it finds.
+
+The room is the same wherever the caller stands. Python counts how deep calls nest from the bottom
+of a thread's stack, so a state machine that recurses would fail at one server and not at another.
+Therefore what is called by `with_allowance` finds room for exactly `ALLOWANCE` nested calls: frames
+that do nothing use up what is beyond that. The interpreter's limit, which all threads share, is
+raised where it leaves less room, and never lowered: other threads of an embedding program may stand
+deep already.
+
+CPython 3.12 and later count calls made from C (a parser's, for example) apart and in a way that
+cannot be set. Their room is the same on every server as long as only Python code calls from the
+server's loop down to here: no `sum`, `map` or `sorted` on the way (docs/design/digests.md).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar, TypeVarTuple
 
-from paxon.actors.execution.agreed import NAMES, Limit
 from paxon.actors.execution.state_machine import StateMachine
 
 __all__ = [
-    "MachineFailure", "ExecutionFailed", "bytes_from", "check_limits", "depends_on_process",
-    "error_reply", "in_short",
+    "ALLOWANCE", "MachineFailure", "ExecutionFailed", "bytes_from", "depends_on_process",
+    "error_reply", "in_short", "with_allowance",
 ]  # fmt: skip
 
+Ts = TypeVarTuple("Ts")
+T = TypeVar("T")
+
+ALLOWANCE = 1000
+"""Calls that may nest in a state machine's method, Python's usual limit."""
+MOST = 20_000
+"""A limit above this is refused: using up what it leaves would take milliseconds each time."""
 MAX_TEXT = 4096
 """Characters of an exception's text that become part of a reply."""
 _name_of: Callable[[type], str] = vars(type)["__name__"].__get__
@@ -89,21 +109,38 @@ def bytes_from(machine: StateMachine, method: str, result: object) -> bytes:
     )
 
 
-def check_limits(machine: StateMachine | type[StateMachine]) -> str:
-    """A sentence on what is wrong with a state machine's limits; "" if nothing is."""
-    limits: object = machine.limits
-    name = machine.__name__ if isinstance(machine, type) else type(machine).__name__
-    if not isinstance(limits, Mapping):
-        return f"{name}.limits has to be a dict of Limit(…) by name, not {limits!r:.80}"
-    for key, limit in limits.items():
-        where = f"{name}.limits[{key!r}]"
-        if not isinstance(key, str) or not key.isidentifier() or key in NAMES or len(key) > 100:
-            return f"{where}: its name has to be a word of its own, and no setting of Paxon's"
-        if not isinstance(limit, Limit):
-            return f"{where} = {limit!r:.80}: write Limit(default=…, least=…, most=…, before=…)"
-        numbers = (limit.default, limit.least, limit.most, limit.before)
-        if any(type(number) is not int or abs(number) >= 1 << 63 for number in numbers):
-            return f"{where}: its values have to be whole numbers within 63 bits"
-        if not limit.least <= limit.default <= limit.most:
-            return f"{where}: default has to be from least ({limit.least}) to most ({limit.most})"
-    return ""
+def with_allowance(call: Callable[[*Ts], T], *args: *Ts) -> T:
+    """Call with room for exactly `ALLOWANCE` nested calls, the called one included.
+
+    The limit is raised to what the deepest caller so far has needed, so there is little to use up:
+    in a server's own thread the difference between its few ways to get here.
+    """
+    while True:
+        limit = sys.getrecursionlimit()
+        if limit > MOST:
+            raise MachineFailure(
+                f"this process has raised Python's recursion limit to {limit}, so that a state "
+                f"machine may not fail here where it fails on other servers: set it to at most "
+                f"{MOST}, or run the server in a process of its own"
+            )
+        # How deep the interpreter stands, by its own count, in which C's calls may have a part, it
+        # says when it is asked for a limit that would already be passed; it changes nothing then.
+        try:
+            sys.setrecursionlimit(1)
+        except RecursionError as error:
+            text: str = error.args[0]
+            depth = int(text[text.rindex("depth ") + 6 : text.rindex(":")])
+        else:
+            raise MachineFailure("this Python does not say how deep its calls nest")
+        spare = limit - depth - ALLOWANCE
+        if spare == 0:
+            return call(*args)
+        if spare > 0:
+            return _sink(spare, call, args)
+        sys.setrecursionlimit(limit - spare)
+
+
+def _sink(levels: int, call: Callable[..., T], args: tuple[Any, ...]) -> T:
+    if levels > 1:
+        return _sink(levels - 1, call, args)
+    return call(*args)

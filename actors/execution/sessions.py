@@ -15,7 +15,7 @@ from paxon.actors.execution.agreed import Agreed
 from paxon.actors.limits.allowances import FAILURE_BYTES, KEPT_SHARE, MESSAGE_BYTES, RETRY_AFTER
 from paxon.actors.messages import Entry, ReplyStatus, overloaded
 
-__all__ = ["Reply", "Session", "SessionTable"]
+__all__ = ["Reply", "Session", "SessionTable", "put_off"]
 
 
 class Reply(Wire, frozen=True):
@@ -25,19 +25,17 @@ class Reply(Wire, frozen=True):
     payload: bytes
 
 
+def put_off(reason: str, seconds: float = RETRY_AFTER) -> Reply:
+    """The reply to what is refused for a bound: it may come again after so many seconds."""
+    return Reply(ReplyStatus.OVERLOADED, overloaded(reason, seconds))
+
+
 FORGOTTEN = Reply(ReplyStatus.FORGOTTEN, b"executed before; the client had acknowledged its reply")
 OUT_OF_ORDER = Reply(ReplyStatus.OUT_OF_ORDER, b"the command that this one follows did not execute")
 EXPIRED = Reply(ReplyStatus.EXPIRED, b"the session is unknown here: it expired or never was opened")
-NOT_ACKNOWLEDGED = Reply(
-    ReplyStatus.OVERLOADED,
-    overloaded("too many replies are kept that no client has acknowledged", RETRY_AFTER),
-)
-SLOT_IS_FULL = Reply(
-    ReplyStatus.OVERLOADED, overloaded("the commands before it had too large replies", RETRY_AFTER)
-)
-NO_ROOM = Reply(
-    ReplyStatus.OVERLOADED, overloaded("there are too many sessions, all of them in use", 1.0)
-)
+NOT_ACKNOWLEDGED = put_off("too many replies are kept that no client has acknowledged")
+SLOT_IS_FULL = put_off("the commands before it had too large replies")
+NO_ROOM = put_off("there are too many sessions, all of them in use", 1.0)
 
 
 class Session(msgspec.Struct, array_like=True, forbid_unknown_fields=True):

@@ -77,7 +77,6 @@ COST_PER_SLOT = 64 << 20
 """Commands are packed into one slot up to this cost (see `StateMachine.cost`), and one alone that
 would cost more is refused."""
 
-
 SLOT_REPLIES = 32 << 20
 """Once the replies of one slot come to this, sessions that had a large one in it have to wait for a
 later slot (their commands are answered OVERLOADED and leave no trace) …"""

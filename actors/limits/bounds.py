@@ -24,10 +24,9 @@ NUMBER_LIMIT = 1 << 62
 MAX_ROUND_JUMP = 1 << 32
 """A promise rises by at most so many rounds at once. Servers that duel a thousand times a second
 take 49 days for as many; frames that raise it so far each, one a second, 68 years to the end."""
-FAR_PERSISTS = 1.0
-"""A server that tells of a ballot beyond that for so long, in seconds, means it …"""
-FAR_FORGOTTEN = 30.0
-"""… unless nothing was heard of it for this long, in seconds: two accidents are no persistence."""
+FAR_PERSISTS, FAR_FORGOTTEN = 1.0, 30.0
+"""Seconds. A server that tells of a ballot beyond that for so long means it, unless none was heard
+of it for this long: two accidents are no persistence."""
 MAX_SLOTS_AHEAD = 1 << 16
 """Nothing is accepted further beyond the chosen prefix: a later leader has to fill all the slots
 between, one by one. A server that late catches up before it accepts again."""

@@ -338,10 +338,8 @@ class ClientTurns:
         """Nobody waits for these any more."""
         waiting = self.waiting.pop(client, None)
         self.ignored.discard(client)
-        self.paid_at.pop(client, None)
-        self.greedy.pop(client, None)
-        self._ahead.pop(client, None)
-        self._modest.pop(client, None)
+        for accounts in (self.paid_at, self.greedy, self._ahead, self._modest):
+            accounts.pop(client, None)
         self._left[client] = NEVER
         _forget_one(self._left)
         if waiting is not None:

@@ -69,7 +69,6 @@ FROM_ANYBODY = frozenset((
 """Messages that are let through from any server of the cluster, whatever its directory and epoch:
 what is chosen, and questions (docs/membership.md, M13)."""
 
-
 SAY_FIRST, SAY_AGAIN = 2.0, 30.0
 """Seconds after which a server that takes no part yet says what it waits for, and says so again."""
 JOINING_SECONDS = 5.0

@@ -11,6 +11,7 @@ from paxon.actors.environment import ClientToken, ServerBurst
 from paxon.actors.execution.agreed import agreed_values, differences
 from paxon.actors.members import AskMembers, Members, Outcome
 from paxon.actors.messages import (
+    VERSION,
     OtherCluster,
     SlotReply,
     SlotRequest,
@@ -21,7 +22,6 @@ from paxon.actors.messages import (
 )
 from paxon.actors.parts.host import Host, Part
 from paxon.actors.records.configuration import MOST_REQUESTS
-from paxon.actors.version import VERSION
 from paxon.transport.log import logger
 
 __all__ = ["COUNTERS", "Telling", "describe", "members_now", "outcome"]

@@ -30,10 +30,8 @@ __all__ = ["Watches", "Watching"]
 
 EACH, ALL = 20_000, 200_000
 """Watches that a server holds for one client, and for all of them."""
-QUERY_BYTES = 64 << 10
-"""What a watch asks may take so much …"""
-HELD_BYTES = 64 << 20
-"""… and those of all clients together this, of which one client may have a quarter."""
+QUERY_BYTES, HELD_BYTES = 64 << 10, 64 << 20
+"""Bytes that one watch's question may take, and all together; one client may have a quarter."""
 FORGOTTEN = 30.0
 """Seconds after which a client that has not asked how its watches are counts as gone: ZeroMQ does
 not tell of every connection that ends."""

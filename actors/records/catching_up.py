@@ -28,12 +28,9 @@ SMALL = 1.25
 """Times `snapshot_bytes`: what a snapshot and the log after it may come to, as far as a large state
 leaves a choice. (The next snapshot may be larger by all of that log, so the disk holds twice this.)
 """
-FIRST_SECONDS = 1.0
-"""Between a snapshot that failed and the next try; twice as long after each failure, up to …"""
-LONGEST_SECONDS = 60.0
-"""… this, or …"""
-LONGEST_SECONDS_FOR_ROOM = 4.0
-"""… this while the log has no room: clients wait for that snapshot."""
+FIRST_SECONDS, LONGEST_SECONDS, LONGEST_SECONDS_FOR_ROOM = 1.0, 60.0, 4.0
+"""Between a snapshot that failed and the next try; twice as long after each failure, up to the
+second, or the third while the log has no room: clients wait for that snapshot."""
 
 
 class Retry:
@@ -104,8 +101,7 @@ class CatchingUp:
     def note_commit(self, commit: int, ballot: Ballot, sender: ServerId, log: SlotLog) -> None:
         """A leader says that all up to `commit` is chosen.
 
-        Only what was accepted here in that very ballot is known to be the chosen value; anything
-        else has to be asked for.
+        Only what was accepted here in that very ballot is known to be chosen; ask for all else.
         """
         if commit - log.chosen_to > MAX_SLOTS_AHEAD:
             pass  # nothing is accepted here so far ahead that could be chosen by it

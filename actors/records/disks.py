@@ -120,8 +120,7 @@ class Confirmation:
     told: bool = False
     """Whether this process has told anybody of commits: as a member, in votes and the like."""
     denied: bool = False
-    """Whether an answer was denied since the last question: others may have heard by now what that
-    one told, and are asked once more."""
+    """Whether an answer was denied since the last question: then others are asked once more."""
     confirmed_by: set[ServerId] = field(default_factory=set)
     denied_by: set[ServerId] = field(default_factory=set)
     """Servers that know this one by another directory."""

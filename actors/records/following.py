@@ -10,10 +10,9 @@ __all__ = ["LARGE_VALUE", "Following"]
 
 EXCUSED = 4
 """This server's own long steps excuse a silence for at most this many election timeouts."""
-LARGE_VALUE = 256 << 10
-"""While a value from this size on is stored …"""
-SECONDS_PER_STORED_BYTE = 0.125 / (1 << 20)
-"""… nobody expects to hear from its leader, or the leader from others, for so much longer."""
+LARGE_VALUE, SECONDS_PER_STORED_BYTE = 256 << 10, 0.125 / (1 << 20)
+"""While a value from this size on is stored, nobody expects to hear from its leader, or the leader
+from others, for so much longer."""
 
 
 class Following:

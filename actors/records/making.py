@@ -16,7 +16,6 @@ from paxon.transport import cluster_name
 
 __all__ = ["Making", "NotAMember", "Retired"]
 
-
 FRESH_FOR = 4
 """How often this server asks again before an answer as fresh is too old to count. It may have been
 given by a directory that was emptied since, and a cluster made with that one could never serve."""

@@ -20,7 +20,7 @@ from paxon.actors.execution.agreed import Change
 from paxon.actors.execution.application import Application
 from paxon.actors.execution.digests import Comparison
 from paxon.actors.execution.machine_errors import error_reply
-from paxon.actors.execution.sessions import Reply
+from paxon.actors.execution.sessions import Reply, put_off
 from paxon.actors.execution.state_machine import StateMachine
 from paxon.actors.limits.allowances import (
     COST_PER_SLOT,
@@ -29,7 +29,6 @@ from paxon.actors.limits.allowances import (
     LARGEST_REPLY,
     MAX_PENDING,
     MAX_READS,
-    RETRY_AFTER,
     RETRY_FOR_ROOM,
     TURN_BYTES,
 )
@@ -54,7 +53,6 @@ from paxon.actors.messages import (
     ReplyStatus,
     ServerReply,
     SessionOpened,
-    overloaded,
     retry_after,
 )
 from paxon.actors.records.changing import Changing
@@ -81,9 +79,7 @@ MOST_ASKED = 1024
 
 Held: TypeAlias = Command | OpenSession | Query | ChangeSettings | Renew
 """A request that a new leader keeps until it serves."""
-LITTLE_ROOM = Reply(
-    ReplyStatus.OVERLOADED, overloaded("the servers' disks have little room", RETRY_FOR_ROOM)
-)
+LITTLE_ROOM = put_off("the servers' disks have little room", RETRY_FOR_ROOM)
 """The answer to what the log has no room for. It was not proposed, so it has had no effect."""
 RETRANSMITTED_BYTES = 1 << 20
 """For each so many in flight their votes are waited for one interval longer."""
@@ -119,10 +115,6 @@ def answer_to(entry: Entry, reply: Reply, application: Application, places: Plac
         entry.seq, int.from_bytes(reply.payload, "big"), application.machine.language,
         agreed.max_command_bytes, agreed.max_outstanding, places.client_addresses(),
     )  # fmt: skip
-
-
-def _put_off(reason: str) -> Reply:
-    return Reply(ReplyStatus.OVERLOADED, overloaded(reason, RETRY_AFTER))
 
 
 class Pending:
@@ -311,8 +303,7 @@ class Reign:
     ) -> Iterator[tuple[int, bytes, list[ServerId]]]:
         """What was in flight at the last tick already, and who has not accepted it.
 
-        The next tick is later the more is in flight: large values take their time to the others'
-        disks.
+        The next tick is later the more is in flight: large values take long to the others' disks.
         """
         patience = 1 + self.bytes_in_flight(log) // RETRANSMITTED_BYTES
         self.retransmit_at = now + patience * settings.retransmit_interval
@@ -342,10 +333,8 @@ class Reign:
     def heir(self, wanted: ServerId, alive: Collection[ServerId], chosen_to: int) -> ServerId | str:
         """The server that is to lead next, or why none can.
 
-        Args:
-            wanted: whom somebody asked for; 0: whoever is most up to date.
-            alive: who was heard just now.
-            chosen_to: the commit index.
+        `wanted` is whom somebody asked for; 0: whoever is most up to date. `alive` were heard just
+        now; all up to `chosen_to` is chosen.
         """
         obstacles = {
             server: self._keeps_from_leading(server, alive, chosen_to) for server in self.followers
@@ -438,7 +427,6 @@ class Reign:
 
         `room` is what the log's disk has for values, in bytes.
         """
-
         session = application.sessions.get(command.session)
         if session is None:
             return Reply(ReplyStatus.EXPIRED, b"unknown session")
@@ -450,7 +438,7 @@ class Reign:
             limit = agreed.max_command_bytes
             return Reply(ReplyStatus.TOO_LARGE, b"the command exceeds %d bytes" % limit)
         if command.seq - max(command.acked, session.floor) >= agreed.max_outstanding:
-            return _put_off("too many commands are unacknowledged")
+            return put_off("too many commands are unacknowledged")
         if not is_plausible_command(command):
             return Reply(ReplyStatus.INVALID, b"acked and after must be from 0 to below seq")
         if (
@@ -460,13 +448,13 @@ class Reign:
         ):
             return Reply(ReplyStatus.OUT_OF_ORDER, b"send the one before first")
         if pending.bytes >= most_pending_bytes:
-            return _put_off("too much is waiting")
+            return put_off("too much is waiting")
         if pending.most_are_short or size + ENTRY_BYTES > room - pending.bytes:
             return LITTLE_ROOM
         if session.kept >= application.sessions.max_kept_each and (
             command.acked <= session.floor != command.seq
         ):
-            return _put_off("acknowledge some replies first")
+            return put_off("acknowledge some replies first")
         reason = application.check(command.command) or pending.too_dear(command)
         return Reply(ReplyStatus.INVALID, reason) if reason else None
 

@@ -164,8 +164,7 @@ class Thrift:
         """Send the spare servers what they have not got yet; returns how many P2As have left.
 
         Like any P2A it relies on the ballot alone, which is the durable promise. Before anything
-        else that tells them a commit index, or they would ask for slots that are about to reach
-        them.
+        else that tells them a commit index, or they would ask for slots that are on their way.
         """
         p2as, self.put_off = self.put_off, []
         self._put_off_bytes = 0

@@ -22,8 +22,7 @@ import msgspec
 import zmq
 
 from paxon.actors.disk.data_directory import CONDEMNED_NAME, owner_of
-from paxon.actors.messages import StatusReply
-from paxon.actors.version import VERSION
+from paxon.actors.messages import VERSION, StatusReply
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.client.links import Secure
 from paxon.kvstore.cluster.cluster_file import ClusterDescription, ServerEntry, ServerPlan

@@ -16,8 +16,8 @@ from paxon.actors import ServerId, StateMachine
 from paxon.actors.ballot import MOST_SERVERS, in_list
 from paxon.actors.disk.data_directory import in_words, make_directory, owner_of
 from paxon.actors.disk.sqlite_format import held_in
-from paxon.actors.execution.machine_errors import check_limits
 from paxon.kvstore.cluster.cluster_file import STORE_MACHINE
+from paxon.kvstore.cluster.options import check_limits
 from paxon.kvstore.cluster.spawning import being_imported_by_spawn
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.objects.replicated import Replicated

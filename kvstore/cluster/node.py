@@ -29,12 +29,12 @@ from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.sqlite_storage import SqliteStorage
 from paxon.actors.disk.storage import Storage, StorageError
 from paxon.actors.environment import Environment, Network
-from paxon.actors.execution.machine_errors import MachineFailure, check_limits
+from paxon.actors.execution.machine_errors import MachineFailure
 from paxon.actors.messages import ClientMessage, PeerMessage, PortOfServers, ServerReply
 from paxon.kvstore.client.addresses import check_address, check_dialled
 from paxon.kvstore.client.checks import check_callable
 from paxon.kvstore.client.leases.clock import BOOT_CLOCK
-from paxon.kvstore.cluster.options import Durability, OptionError
+from paxon.kvstore.cluster.options import Durability, OptionError, check_limits
 from paxon.kvstore.errors import InvalidRequest, PaxonError
 from paxon.kvstore.objects.machine import machine_of
 from paxon.kvstore.objects.replicated import Replicated

@@ -1,6 +1,7 @@
 """Options by name: their types and where they come from (flag, environment, cluster file, default).
 
 An option is a field of `Settings` that is not derived from the list of servers, or `durability`.
+Besides them, a state machine's own limits are checked here.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from paxon.actors import Settings
+from paxon.actors import Limit, Settings, StateMachine
+from paxon.actors.execution.agreed import NAMES
 
 __all__ = [
     "Durability",
     "OptionError",
     "ENVIRONMENT_PREFIX",
     "option_names",
+    "check_limits",
     "check_option",
     "parse_option",
     "parse_assignments",
@@ -159,3 +162,23 @@ def check_etcd(port: bool | int, of_the_store: bool) -> bool | int:
     if port and not of_the_store:
         raise OptionError("the etcd API is that of the key-value store: leave out machine")
     return port
+
+
+def check_limits(machine: StateMachine | type[StateMachine]) -> str:
+    """A sentence on what is wrong with a state machine's limits; "" if nothing is."""
+    limits: object = machine.limits
+    name = machine.__name__ if isinstance(machine, type) else type(machine).__name__
+    if not isinstance(limits, Mapping):
+        return f"{name}.limits has to be a dict of Limit(…) by name, not {limits!r:.80}"
+    for key, limit in limits.items():
+        where = f"{name}.limits[{key!r}]"
+        if not isinstance(key, str) or not key.isidentifier() or key in NAMES or len(key) > 100:
+            return f"{where}: its name has to be a word of its own, and no setting of Paxon's"
+        if not isinstance(limit, Limit):
+            return f"{where} = {limit!r:.80}: write Limit(default=…, least=…, most=…, before=…)"
+        numbers = (limit.default, limit.least, limit.most, limit.before)
+        if any(type(number) is not int or abs(number) >= 1 << 63 for number in numbers):
+            return f"{where}: its values have to be whole numbers within 63 bits"
+        if not limit.least <= limit.default <= limit.most:
+            return f"{where}: default has to be from least ({limit.least}) to most ({limit.most})"
+    return ""

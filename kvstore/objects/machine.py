@@ -224,7 +224,7 @@ class ObjectMachine(StateMachine):
         outcomes: list[Outcome] = []
         texts = text_bytes(len(calls))
         room = LARGEST_REPLY - _ROOM - _OUTCOME * len(calls)
-        # A loop, for each call to have the same room for recursion (actors/execution/recursion.py).
+        # A loop, for each call to have the same room for recursion (`with_allowance`).
         for call in calls:
             outcome = self._run(call, is_query)
             size = len(outcome.value) + len(outcome.name)

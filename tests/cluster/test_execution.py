@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from paxon.actors.disk.data_directory import CONDEMNED_NAME
-from paxon.actors.execution.recursion import ALLOWANCE
+from paxon.actors.execution.machine_errors import ALLOWANCE
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from paxon.kvstore.errors import InvalidRequest, OperationFailed
 from tests.cluster.helpers import paxon_here, wait_until, wait_until_equal

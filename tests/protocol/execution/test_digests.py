@@ -32,6 +32,7 @@ from paxon.actors.messages import (
     CONFIG,
     RENEWAL,
     SETTINGS,
+    VERSION,
     Batch,
     DigestReply,
     DigestRequest,
@@ -41,7 +42,6 @@ from paxon.actors.messages import (
     SnapshotOffer,
     StatusRequest,
 )
-from paxon.actors.version import VERSION
 from tests.harness import Cluster, Register, reign_of
 
 

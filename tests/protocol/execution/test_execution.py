@@ -18,8 +18,13 @@ from paxon.actors import messages as wire
 from paxon.actors.disk.data_directory import STOPPED_NAME
 from paxon.actors.execution.agreed import Change, Limit, first_agreed
 from paxon.actors.execution.application import Application, encode_batch
-from paxon.actors.execution.machine_errors import ExecutionFailed, MachineFailure
-from paxon.actors.execution.recursion import ALLOWANCE, MOST, with_allowance
+from paxon.actors.execution.machine_errors import (
+    ALLOWANCE,
+    MOST,
+    ExecutionFailed,
+    MachineFailure,
+    with_allowance,
+)
 from paxon.actors.execution.sessions import Reply
 from paxon.actors.limits.allowances import LARGEST_REPLY
 from paxon.actors.messages import Batch, CommandReply, Entry, ReplyStatus
