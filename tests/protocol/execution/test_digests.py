@@ -168,6 +168,21 @@ def test_a_majority_that_cannot_be_heard_stops_nobody_until_it_is() -> None:
     assert set(run(cluster, 6.0)) == {1}
 
 
+def test_who_asked_waits_a_second_for_those_that_are_slow() -> None:
+    cluster, session = fickle(3)
+    cluster.execute(1, session, b"one")
+    comparing, chain = cluster.servers[1].comparing, cluster.servers[1].application.chain
+    comparing.inquire(2)
+    first, hashes = chain.between(0, 99)
+    other = DigestReply(chain.version, first, bytes(len(hashes)), True)
+    cluster.hand(1, 2, other)
+    cluster.clock.now += 0.99
+    cluster.step(1)
+    assert comparing.alarm(cluster.clock.now) == ""
+    with pytest.raises(Diverged):
+        cluster.hand(1, 3, other)
+
+
 def test_equal_servers_never_ask() -> None:
     cluster, session = fickle(3)
     cluster.execute(1, session, *[b"%d" % n for n in range(20)])
