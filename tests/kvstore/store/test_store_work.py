@@ -16,8 +16,10 @@ from paxon.kvstore.store.operations import (
     Delete,
     DeleteRange,
     Enqueue,
+    Events,
     Get,
     Grant,
+    Increment,
     Leases,
     Put,
     PutItem,
@@ -31,6 +33,7 @@ from paxon.kvstore.store.operations import (
     is_refusal,
     is_split,
 )
+from paxon.kvstore.store.ranges import ROW_BYTES
 from paxon.kvstore.store.refusals import LOOK_BYTES
 from paxon.kvstore.store.store import KVStore
 
@@ -43,10 +46,15 @@ def run(store: KVStore, *operations: Any) -> list[Any]:
     return decode_results(store.apply(encode_operations(operations)))
 
 
-def filled(**limits: int) -> KVStore:
+def agreed(**limits: int) -> KVStore:
+    """With these limits, and the usual ones."""
     store = KVStore()
-    usual = {name: limit.default for name, limit in KVStore.limits.items()}
-    store.agree(usual | {"max_reply_bytes": ROOM} | limits)
+    store.agree({name: limit.default for name, limit in KVStore.limits.items()} | limits)
+    return store
+
+
+def filled(**limits: int) -> KVStore:
+    store = agreed(**{"max_reply_bytes": ROOM} | limits)
     run(store, *(Put(b"k%04d" % number, b"v") for number in range(KEYS)))
     run(store, Grant(1, 60_000), Grant(2, 60_000), Enqueue(b"q/i/", [b""] * KEYS))
     claims = [b"q/c/%016x%04x" % (KEYS + 2, number) for number in range(KEYS - 1)]
@@ -235,3 +243,114 @@ def test_values_that_were_appended_to_are_compared_as_they_are(
     compare = Compare(b"k", "value", relation, bytes(5000) + b"1")
     (result,) = run(store, Txn([compare], [Put(b"done", b"")], []))
     assert result[0] is holds
+
+
+# --- what a command costs before it is executed ---------------------------------------------------
+
+
+def fifty(**limits: int) -> KVStore:
+    """Keys of 100 bytes each."""
+    store = agreed(**limits)
+    run(store, *(Put(b"k%02d" % number, bytes(100)) for number in range(50)))
+    return store
+
+
+def cost(store: KVStore, *operations: Any) -> int:
+    """What the server reckons with besides the command's length."""
+    command = encode_operations(operations)
+    store.check(command)
+    return store.cost(command) - len(command)
+
+
+@pytest.mark.parametrize(
+    ("operation", "expected"),
+    [
+        (Put(b"k00", b"x"), 0),
+        (Increment(b"n", 1), 0),
+        (Get(b"k00"), 100),
+        (Get(b"none"), 0),
+        (Scan(b"k", 10), 10 * ROW_BYTES),
+        (Scan(b"k", 1000), 50 * ROW_BYTES),
+        (Range(b"k00"), 0),
+        (Range(b"k", b"l"), 40 * ROW_BYTES),
+        (Range(b"k", b"l", limit=7), 7 * ROW_BYTES),
+        (Range(b"k", b"l", limit=7, order="created"), 7 * ROW_BYTES + 50 * LOOK_BYTES),
+        (Range(b"k", b"l", limit=7, revision=20), 7 * ROW_BYTES + 50 * LOOK_BYTES),
+        (DeleteRange(b"k00"), 0),
+        (DeleteRange(b"k", b"l"), 50 * ROW_BYTES),
+        (Events(1, [(b"k", b"l")]), 50 * 64),
+        (Compact(7), 50 * 64),
+        (Leases(), 0),
+        (Txn([Compare(b"k00", "version", ">", 0)], [Put(b"x", b"")], []), ROW_BYTES),
+        (
+            Txn([Compare(b"a", "version", "=", 0), *compares(1).compare], [], []),
+            2 * ROW_BYTES + 50 * LOOK_BYTES,
+        ),
+        (Txn([], [Put(b"x", b""), Get(b"k00")], [Range(b"k", b"l", limit=2)]), 100 + 2 * ROW_BYTES),
+    ],
+    ids=repr,
+)
+def test_a_command_costs_what_it_may_read(operation: Any, expected: int) -> None:
+    store = fifty(max_scan_items=40)
+    assert cost(store, operation) == expected
+    assert cost(store, operation, operation) == 2 * expected
+
+
+def test_what_a_command_reads_costs_no_more_than_a_reply_may_have() -> None:
+    store = fifty(max_reply_bytes=5000)
+    assert cost(store, *[Get(b"k00")] * 49) == 4900
+    assert cost(store, *[Get(b"k00")] * 51) == 5000
+    assert cost(fifty(), Range(b"k", b"l", limit=55)) == 50 * ROW_BYTES
+
+
+@pytest.mark.parametrize(
+    ("operation", "count", "dear"),
+    [
+        (Put(b"k", b""), 64, False),
+        (Put(b"k", b""), 65, True),
+        (Put(b"k", bytes(100)), 2000, False),
+        (Put(b"k", bytes(100)), 2001, True),
+        (Delete(b"none"), 64, False),
+        (Delete(b"none"), 65, True),
+        (Delete(bytes(100)), 65, False),
+        (Get(b"none"), 64, False),
+        (Get(b"none"), 65, True),
+    ],
+)
+def test_many_operations_cost_by_their_number_unless_they_are_long(
+    operation: Any, count: int, dear: bool
+) -> None:
+    assert cost(KVStore(), *[operation] * count) == count * 1280 * dear
+
+
+def test_only_so_much_is_kept_of_what_was_checked_and_not_executed() -> None:
+    """What a follower is never asked about, say: then it is decoded again."""
+    store = KVStore()
+    commands = [encode_operations([Get(b"%d" % number)]) for number in range(1000)]
+    for command in commands:
+        store.check(command)
+        assert 0 < len(store._checked) <= 512
+    assert store.cost(commands[0]) == len(commands[0])
+    large = [encode_operations([Put(b"k", bytes(3 << 20))]) for _ in range(5)]
+    for command in large:
+        store.check(command)
+        assert sum(len(kept) for kept, *_ in store._checked.values()) <= 8 << 20
+    for command in commands[:9]:
+        store.check(command)
+    assert len(store._checked) > 9
+    assert [decode_results(store.apply(command)) for command in large] == [[n] for n in range(2, 7)]
+
+
+def test_of_a_run_of_puts_those_that_are_too_long_alone_are_refused() -> None:
+    store = agreed(max_value_bytes=10)
+    puts = [Put(b"a", bytes(10)), Put(b"b", bytes(11)), Put(b"c", b"")]
+    results = run(store, *puts)
+    assert [is_refusal(result) for result in results] == [False, True, False]
+    assert run(store, Get(b"a"), Get(b"b"), Get(b"c")) == [bytes(10), None, b""]
+
+
+def test_time_alone_makes_another_state() -> None:
+    store = KVStore()
+    before = store.digest()
+    store.advance(7)
+    assert store.digest() != before
