@@ -68,6 +68,9 @@ def test_what_waits_for_all_receivers_together_is_bounded() -> None:
     assert send(frames, socket, "the last", 11 * MIB)  # for nothing else waits
     frames.prune()
     assert frames.bytes == 11 * MIB
+    socket.sent[-1].done = True
+    frames.prune()
+    assert not (frames.bytes or frames._waiting or frames._bytes), "nobody is remembered"
 
 
 @pytest.mark.parametrize(

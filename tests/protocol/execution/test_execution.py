@@ -141,11 +141,14 @@ def test_what_the_check_decoded_is_what_is_executed() -> None:
 
 
 def test_the_application_in_the_same_process_is_told_too() -> None:
+    """Before anything of it is in the log."""
     cluster = Cluster(1, machine=KVStore).start()
     cluster.lead(1)
+    last = cluster.servers[1].log.last
     future = cluster.servers[1].on_local(Execute(SURPLUS[0]))
     with pytest.raises(RuntimeError, match="not a list of store operations"):
         future.get(timeout=0)
+    assert cluster.servers[1].log.last == last
 
 
 # --- recursion ------------------------------------------------------------------------------------

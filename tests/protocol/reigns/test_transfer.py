@@ -304,6 +304,8 @@ def test_before_it_stops_a_server_waits_until_another_leads_or_cannot() -> None:
     cluster.stabilize()
     assert server.on_local(HandOver(heir)) == 0
     assert server.on_local(HandOver()) == 0  # it follows
+    cluster.clock.now += 60.0  # it was asked nothing meanwhile, and heard nobody
+    assert server.on_local(HandOver(3)) == 3
     cluster = leading()
     server = cluster.servers[1]
     heir = server.on_local(HandOver())
