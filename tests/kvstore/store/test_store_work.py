@@ -336,6 +336,14 @@ def test_of_a_run_of_puts_those_that_are_too_long_alone_are_refused() -> None:
     assert run(store, Get(b"a"), Get(b"b"), Get(b"c")) == [bytes(10), None, b""]
 
 
+def test_a_put_alone_has_the_same_bounds() -> None:
+    store = agreed(max_key_bytes=5, max_value_bytes=10)
+    for put in (Put(b"k", bytes(11)), Put(b"", b"v"), Put(bytes(6), b"v")):
+        [result] = run(store, put)
+        assert is_refusal(result) and (len(store), store.revision) == (0, 1)
+    assert run(store, Put(bytes(5), bytes(10))) == [2]
+
+
 def test_time_alone_makes_another_state() -> None:
     store = KVStore()
     before = store.digest()
