@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from msgspec import msgpack
 
 from paxon.kvstore.store.key_index import KeyIndex
 from paxon.kvstore.store.leases import LeaseTable
@@ -342,6 +343,19 @@ def test_a_put_alone_has_the_same_bounds() -> None:
         [result] = run(store, put)
         assert is_refusal(result) and (len(store), store.revision) == (0, 1)
     assert run(store, Put(bytes(5), bytes(10))) == [2]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_put_decides_nothing_else_of_the_item_that_it_makes(count: int) -> None:
+    """Its form on the wire has room for all that belongs to a key; other clients may use that."""
+    store = KVStore()
+    for times in (1, 2):
+        leased = store.apply(msgpack.encode([[1, b"k", b"x", 9, 9, 9, 7]] * count))
+        assert all(map(is_refusal, decode_results(leased)))
+        store.apply(msgpack.encode([[1, b"k", b"v", 9, 9, 9]] * count))
+        [[revision, _, _, rows, _]] = run(store, Range(b"k"))
+        assert revision == 1 + times * count
+        assert rows == [[b"k", b"v", 2, revision, times * count, 0]]
 
 
 def test_time_alone_makes_another_state() -> None:
