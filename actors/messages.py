@@ -4,10 +4,11 @@ Peers talk in `PeerMessage`, clients and servers in `ClientMessage` and `ServerR
 each frame carries a list of them (`paxon.transport.codec`), so all that one burst has for one
 receiver travels together. The protocol itself never sees bytes other than opaque values.
 
-Fields of one name mean the same everywhere: `id` and `nonce` are random 63-bit numbers that tie a
-reply to its request; a `count` is the number of the commit in the sender's directory that a message
-relies on; `knows` is what the sender's release knows (`Features`), `limits` a checksum over what
-its state machine does; `addresses` are where clients reach each server, as far as the sender knows.
+Fields of one name mean the same everywhere: `id` and `nonce` tie a reply to its request, random
+63-bit numbers (a client counts its queries, watches and questions for status); `count` is the
+number of the commit in the sender's directory that a message relies on; `knows` is what its release
+knows (`Features`), `limits` a checksum over what its state machine does; `addresses` are where
+clients reach each server, as far as the sender knows.
 
 Surplus elements are refused, never skipped: how deep a decoder may follow nested ones depends on
 where it is called from (rule 15). So any change of a message needs a new `PROTOCOL_VERSION`.

@@ -108,8 +108,8 @@ class LeaderSearch:
         self.told: list[str] = []
         """Where they are, as was told last."""
         self._asked: dict[str, float] = {}
-        """Servers asked to tell over their present connection, at which of our `changes`; infinite
-        once one has told."""
+        """Servers asked to tell over their present connection: at which of our `changes` each was;
+        infinite once it has told."""
         self._given = len(self.servers)
         self._random = random
         self._options = options
