@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
@@ -12,6 +13,7 @@ import pytest
 import zmq
 
 from paxon.transport import EndpointOptions, intake
+from paxon.transport.endpoint import _Port
 from paxon.transport.intake import Brake, Ledger, Share, Unread
 from paxon.transport.outgoing import LargeFrames
 from tests.waiting import wait_until
@@ -103,6 +105,38 @@ def test_a_burst_takes_only_so_many_frames_of_one_client(wire: Any, shapes: Any)
 
     wire.receive(server, note)
     assert max(bursts) <= 4
+
+
+def test_a_port_that_gave_one_frame_a_burst_is_not_asked_for_another_after_a_sleep(
+    zmq_wire: Any, shapes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, client = zmq_wire.servers(1)[1], zmq_wire.client(1)
+    server._look_at = math.inf  # (when connections are looked at, it is asked)
+    asked: list[bool] = []
+    asks = _Port.has_more
+
+    def ask(port: Any) -> bool:
+        asked.append(True)
+        return asks(port)
+
+    monkeypatch.setattr(_Port, "has_more", ask)
+
+    def take(frames: int, *, slept: bool) -> list[int]:
+        taken: list[int] = []
+        while len(taken) < frames:
+            server.wait(10.0, zmq_wire.wake_fd)
+            server._slept = slept
+            taken += [messages[0].number for _, messages in server.receive().clients]
+        return taken
+
+    for number in range(40):
+        client.send([shapes.Ask(number)])
+        assert take(1, slept=True) == [number]
+    assert len(asked) == 16
+    for number in range(6):
+        client.send([shapes.Ask(number)])
+    assert take(6, slept=False) == [*range(6)]  # who does not sleep has more to do
+    assert len(asked) > 16
 
 
 def test_a_clients_frame_of_too_many_messages_is_refused_undecoded(wire: Any, shapes: Any) -> None:
