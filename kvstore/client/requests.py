@@ -197,6 +197,10 @@ class Request(msgspec.Struct, eq=False):
         self.size = len(self.body) + 64
         self.weight = sum(map(_weight, self.tickets))
 
+    def __repr__(self) -> str:
+        """As that of a ticket: without what may be megabytes, and the requests before it."""
+        return f"<Request: {self.kind} {self.number}, {self.weight} operations>"
+
     @property
     def live(self) -> bool:
         """Whether anybody still waits for it."""

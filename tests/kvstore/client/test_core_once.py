@@ -243,6 +243,19 @@ def test_refusals_become_errors(status: ReplyStatus, kind: type[Exception]) -> N
     assert read.value() == [None]
 
 
+def test_what_waits_is_shown_in_few_words() -> None:
+    """By a debugger, or a log that shows variables: however much it is, and whatever it follows."""
+    world = World()
+    open_session(world)
+    ticket = None
+    for _ in range(500):
+        ticket = world.submit(Put(b"k", bytes(1000)), after=ticket)
+    world.core.poll(world.now)
+    assert ticket is not None and ticket.request is not None
+    assert repr(ticket) == "<Ticket: command, 1 operations, pending>"
+    assert len(repr(ticket.request)) < 60
+
+
 def test_closing_fails_everything() -> None:
     world = World()
     open_session(world)
