@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 from zlib import crc32
 
+import msgspec
+
 from paxon.actors.ballot import NO_BALLOT, Ballot
 from paxon.actors.invariants import invariant
 from paxon.actors.messages import CONFIG, Accepted
@@ -18,17 +20,14 @@ SLOT_BYTES = 16
 """What a slot takes in a message besides its value, about."""
 
 
-class Slot:
+class Slot(msgspec.Struct, gc=False):
     """One position of the log: the last accepted value, its ballot, and whether it is chosen."""
 
-    __slots__ = ("ballot", "checksum", "chosen", "value")
-
-    def __init__(self, ballot: Ballot, value: bytes) -> None:
-        self.ballot = ballot
-        self.value = value
-        self.checksum = crc32(value)
-        """CRC-32 of the value, taken once: for its row on the disk and for the chain of hashes."""
-        self.chosen = False
+    ballot: Ballot
+    value: bytes
+    checksum: int
+    """CRC-32 of the value, taken once: for its row on the disk and for the chain of hashes."""
+    chosen: bool = False
 
 
 class SlotLog:
@@ -69,12 +68,13 @@ class SlotLog:
         if held is None:
             if slot <= self.discarded:
                 invariant(False, "slot %d accepted after its discarding", slot)
-            held = self._slots[slot] = Slot(ballot, value)
+            checksum = crc32(value)
+            self._slots[slot] = Slot(ballot, value, checksum)
             self.value_bytes += len(value)
             self.last = max(self.last, slot)
             if value and value[0] == CONFIG:
                 self.configs.add(slot)
-            return held.checksum
+            return checksum
         invariant(ballot >= held.ballot, "the ballot accepted in slot %d would fall", slot)
         if held.value != value:
             # PMMC §2.2, invariant A4/A5: one ballot proposes one value a slot, and what is chosen
@@ -92,16 +92,16 @@ class SlotLog:
 
     def choose(self, slot: int) -> None:
         """Mark the accepted value of `slot` as chosen, and move `chosen_to` over what is."""
-        held = self._slots.get(slot)
+        slots = self._slots
+        held = slots.get(slot)
         if held is None:
             invariant(False, "slot %d chosen while empty", slot)
             return
         held.chosen = True
-        if slot != self.chosen_to + 1:
-            return
-        while held is not None and held.chosen:
-            self.chosen_to += 1
-            held = self._slots.get(self.chosen_to + 1)
+        if slot == self.chosen_to + 1:
+            while (held := slots.get(slot + 1)) is not None and held.chosen:
+                slot += 1
+            self.chosen_to = slot
 
     def choose_accepted(self, ballot: Ballot, last: int) -> None:
         """Choose what follows the chosen prefix, up to `last`, as far as this ballot accepted it.
@@ -109,11 +109,11 @@ class SlotLog:
         (Like `choose` for each in turn, which a follower's every slot would take twice the time.)
         """
         slots, chosen_to = self._slots, self.chosen_to
-        held = slots.get(chosen_to + 1)
-        while held is not None and (held.chosen or (chosen_to < last and held.ballot == ballot)):
+        while (held := slots.get(chosen_to + 1)) is not None and (
+            (chosen_to < last and held.ballot == ballot) or held.chosen
+        ):
             held.chosen = True
             chosen_to += 1
-            held = slots.get(chosen_to + 1)
         self.chosen_to = chosen_to
 
     def learn(self, slot: int, ballot: Ballot, value: bytes) -> Slot | None:

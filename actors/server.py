@@ -816,7 +816,8 @@ class PaxosServer(BurstActor):
 
     def _propose_batch(self, reign: Reign, entries: list[Entry]) -> None:
         """Propose these commands, after all renewals that wait, at the log's present time."""
-        invariant(self.log_time.runs, "a time was stamped before what was taken over is executed")
+        if not self.log_time.runs:
+            invariant(False, "a time was stamped before what was taken over is executed")
         slot, chores = reign.next_slot, reign.chores
         if chores.renewals:
             entries = chores.take(slot, self._now) + entries
@@ -844,11 +845,12 @@ class PaxosServer(BurstActor):
 
     def _propose(self, reign: Reign, slot: int, value: bytes) -> None:
         """Queue a P2A; our own acceptance counts once it is synced (rule 10)."""
-        self._accept(slot, self.promised, value)
+        ballot, commit = self.promised, self.log.chosen_to
+        self._accept(slot, ballot, value)
         reign.votes[slot] = 0
         reign.unsynced.append(slot)
-        self._outbox.early.append(P2A(self.promised, slot, value, self.log.chosen_to))
-        reign.told_commit = self.log.chosen_to
+        self._outbox.early.append(P2A(ballot, slot, value, commit))
+        reign.told_commit = commit
         if len(value) >= LARGE_VALUE:
             self._following.store(len(value))
         self._counters["slots_proposed"] += 1

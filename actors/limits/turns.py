@@ -119,10 +119,10 @@ class ClientTurns:
         self._last_at = now
         waiting = self.waiting.get(client) if self.waiting else None
         if requests and client not in self.greedy and not (waiting and waiting.requests):
-            asked = requests[-1]
-            self._modest.pop(client, None)
-            self._modest[client] = self.listened
-            _forget_one(self._modest)
+            asked, modest = requests[-1], self._modest
+            modest.pop(client, None)
+            modest[client] = self.listened
+            _forget_one(modest)
             self.modest = (asked.session, asked.seq) if type(asked) is Command else None
 
     def _is_not_modest(self, client: ClientToken) -> None:

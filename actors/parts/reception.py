@@ -156,9 +156,9 @@ class Reception(Part):
                     break
             if timed or self.spent:
                 self._charge(client, self._turn_seconds(len(requests)), self._worked_at)
-            if self.spent:
-                self._let_wait([(client, list(left)), *clients[index + 1 :]])
-                return
+                if self.spent:
+                    self._let_wait([(client, list(left)), *clients[index + 1 :]])
+                    return
 
     def open(self) -> None:
         """From now on clients are served for a moment."""
@@ -317,21 +317,21 @@ class Reception(Part):
         counts = turns.held_back or reign.large_slots or reign.chores.slot == slot
         if counts or (took >= CLIENT_SECONDS / 4 and turns.several(began)):
             self._charge_slot(reign, slot, results, took)
-        tried, places = self._host._held.tried, self._host.places
+        outbox, tried, places = self._outbox, self._host._held.tried, self._host.places
         for entry, reply in results:
-            if entry.session == 0 and entry.command and entry.acked == 0:
-                settle(reign.futures.pop(entry.seq, None), reply.status, reply.payload)
+            session, seq = key = (entry.session, entry.seq)
+            if session == 0 and entry.command and entry.acked == 0:
+                settle(reign.futures.pop(seq, None), reply.status, reply.payload)
                 continue
-            key = (entry.session, entry.seq)
             client = reign.waiting.pop(key, None)
             if client is None:
                 continue
-            if key in tried:
+            if tried and key in tried:
                 self.answer_command(client, key, reply)
                 continue
             if len(reply.payload) > LARGE_REPLY:
-                self._outbox.replied_bytes += len(reply.payload)
-            self._outbox.reply(client, answer_to(entry, reply, self._application, places))
+                outbox.replied_bytes += len(reply.payload)
+            outbox.reply(client, answer_to(entry, reply, self._application, places))
 
     def answer_command(self, client: ClientToken, key: tuple[int, int], reply: Reply) -> None:
         """Say how a command ended, but not "expired" of one that we proposed more than once.

@@ -105,11 +105,10 @@ class CatchingUp:
         """
         if commit - log.chosen_to > MAX_SLOTS_AHEAD:
             pass  # nothing is accepted here so far ahead that could be chosen by it
+        elif ballot == self.leader_ballot:
+            self.leader_commit = max(self.leader_commit, commit)
         elif ballot > self.leader_ballot:
-            self.leader_ballot = ballot
-            self.leader_commit = commit
-        elif ballot == self.leader_ballot and commit > self.leader_commit:
-            self.leader_commit = commit
+            self.leader_ballot, self.leader_commit = ballot, commit
         if log.chosen_to < commit or log.chosen_to < self.leader_commit:
             self.hear(commit, sender)
             self.choose_known(log)

@@ -293,7 +293,7 @@ def thaw(image: Any) -> Any:
         return kind(image[1])
     if kind is tuple or kind is list or kind is deque:
         return kind(map(thaw, image[1:]))
-    if kind is Session or kind is Batch:
+    if kind is Session or kind is Batch or kind is Slot:
         return kind(*map(thaw, image[1:]))
     if kind is Marks:
         return Marks(**dict(zip(OBJECTS[Marks], map(thaw, image[1:]), strict=True)))

@@ -19,7 +19,7 @@ from paxon.actors.disk.sqlite_storage import SqliteStorage
 from tests.harness import Cluster
 
 PUTS = 100
-PUT_CALLS = 213
+PUT_CALLS = 206
 """Of three servers in memory together, for each put of a client that waits for every answer."""
 COMMIT_CALLS = 18
 """For each commit of one slot to SQLite, and what follows it."""
