@@ -188,16 +188,15 @@ class Watches(Part):
         `crowded`: many are held: a leader has enough to do then.
         """
         host, executed, known = self._host, self._application.executed, self._host.log.chosen_to
-        reign = host._reign
-        if reign is None:
-            known = max(known, host.catching_up.known_commit)
+        reign, told = host._reign, host.catching_up.known_commit
+        known = max(known, told if reign is None else reign.takeover_end)
         now, patience = self._outbox.now, 2 * host.settings.election_timeout_max
         return (
             host.is_member
             and host._led_at() > now - patience
             and known - executed <= FAR_BEHIND
             and self._watching.stands_still(executed, known, now) <= patience
-            and (reign is None or not (crowded or reign.sealing or executed < reign.takeover_end))
+            and (reign is None or not crowded)
         )
 
     def _names_leader(self, client: ClientToken) -> bool:

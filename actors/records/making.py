@@ -144,11 +144,12 @@ class Making:
             return None
         if said.name != self.name:
             self._fresh_directories.pop(sender, None)
-            identity = 0 if said.made is None else said.made.identity
+            theirs = f"is to belong to cluster {said.name!r}"
+            if said.made is not None:
+                theirs = f"belongs to {cluster_name(said.made.identity, said.name)}"
             self._obstacles[sender] = (
-                f"server {sender} belongs to {cluster_name(identity, said.name)}, and this "
-                f"one is to belong to {self.name!r}: give both the same name, or correct the "
-                f"address of server {sender}"
+                f"server {sender} {theirs}, and this one is to belong to {self.name!r}: give both "
+                f"the same name, or correct the address of server {sender}"
             )
             return None
         if said.made is None:

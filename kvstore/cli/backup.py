@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_commands"]
 
+_ANYBODY_SECONDS = 10.0
+"""Seconds after which no server is there; what one that is there answers may take longer."""
+
 app = typer.Typer(
     help="Save the store while all serve, check a backup, make a new cluster from one.",
     no_args_is_help=True,
@@ -72,7 +75,8 @@ def save(
     from paxon.kvstore.cluster import backup  # noqa: PLC0415 (keeps other commands quick)
 
     with waiting(f"{file} is whole, or not there"), open_client(cluster, key_file, timeout) as kv:
-        found = backup.save(kv, file, kv.cluster_members(stale=True).cluster)
+        name = kv.cluster_members(stale=True, timeout=min(timeout, _ANYBODY_SECONDS)).cluster
+        found = backup.save(kv, file, name)
     _print("saved", file, found, as_json=as_json)
 
 

@@ -90,7 +90,7 @@ def refused(status: ReplyStatus, payload: bytes) -> PaxonError:
     if status == ReplyStatus.INVALID:
         return errors.InvalidRequest(text)
     if status == ReplyStatus.FORGOTTEN:
-        return errors.OutcomeUnknown("the write was executed, but its reply is gone")
+        return errors.OutcomeUnknown(f"the write was executed, but its reply is gone: {text}")
     return errors.OperationFailed(text)
 
 

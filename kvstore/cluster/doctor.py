@@ -335,8 +335,8 @@ def _members(cluster: ClusterDescription, replies: list[StatusReply]) -> Iterato
         if reply.epoch < newest.epoch:
             yield Finding(
                 "look", "members",
-                f"server {reply.server} knows of {reply.epoch} changes of members, and server "
-                f"{newest.server} of {newest.epoch}: it is cut off, or was removed",
+                f"server {reply.server} is in epoch {reply.epoch}, and server {newest.server} in "
+                f"epoch {newest.epoch}: it is cut off, or was removed",
             )  # fmt: skip
         elif reply.part == "learner":
             yield Finding("look", "members", f"server {reply.server} learns, and has no vote yet")
@@ -354,7 +354,7 @@ def _members(cluster: ClusterDescription, replies: list[StatusReply]) -> Iterato
             "bring the file up to date",
         )  # fmt: skip
     else:
-        yield Finding("good", "members", f"they are {said}, after {newest.epoch} changes")
+        yield Finding("good", "members", f"they are {said}, in epoch {newest.epoch}")
 
 
 def _lost_disk(entry: ServerEntry, alive: list[str], secure: Secure | None) -> Iterator[Finding]:

@@ -207,5 +207,7 @@ class Finish(Call[int]):
         self._lease.lose("it was let go of", ended=True)
         done = self._txn.answer(result)
         if not done.succeeded:
-            raise self._claimed.lost("its claim has ended before it was done")
+            raise self._claimed.lost(
+                "its claim has ended: its lease ran out, or it was done or let go of before"
+            )
         return done.revision

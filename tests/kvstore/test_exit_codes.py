@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+from pathlib import Path
+
 import pytest
 
 from paxon.kvstore import Client, OutcomeUnknown, RequestTimeout
-from paxon.kvstore.cli import exit_codes
+from paxon.kvstore.cli import backup, exit_codes
 from paxon.kvstore.cluster.logs import named
 from paxon.kvstore.errors import InvalidRequest, OperationFailed
 from tests.cluster.helpers import paxon_here
@@ -52,6 +55,16 @@ def test_a_write_whose_outcome_is_unknown_and_a_read_without_one(servers: Socket
     assert paxon_here("get", "key", *at).returncode == exit_codes.UNAVAILABLE
     # The session was never opened, for all that this client knows: so nothing was sent.
     assert paxon_here("put", "key", "value", *at).returncode == exit_codes.UNAVAILABLE
+
+
+def test_a_backup_does_not_wait_long_where_nothing_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(backup, "_ANYBODY_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        address = f"tcp://127.0.0.1:{nobody.getsockname()[1]}"
+    done = paxon_here("backup", "save", str(tmp_path / "b"), "--cluster", address)
+    assert done.returncode == exit_codes.UNAVAILABLE and b"within 0.2 s" in done.stderr
 
 
 def test_stdin_is_one_value_of_a_transaction() -> None:

@@ -36,7 +36,6 @@ from paxon.actors.parts.watches import (
     ANSWERS,
     AT_ONCE,
     EACH,
-    FAR_BEHIND,
     FORGOTTEN,
     NEAR,
     OF_LATE,
@@ -45,7 +44,6 @@ from paxon.actors.parts.watches import (
 )
 from paxon.transport import Burst
 from tests.harness import CLIENT, Cluster, Register, Wire, reign_of
-from tests.messages import beat
 
 OTHER = b"another client"
 
@@ -360,57 +358,6 @@ def test_a_note_counts_only_in_the_ballot_that_it_names() -> None:
     assert told(cluster, 7) == [(ReplyStatus.OK, b"b")]
 
 
-def test_a_server_that_hears_no_leader_lets_go_of_its_watches() -> None:
-    """Cut from its peers, but not from its client, it would keep a lock's waiter for ever."""
-    cluster, _ = running()
-    cluster.request(3, Watch(7, b"1"))
-    cluster.isolate(3)
-    cluster.pass_time(2.0, 0.05)
-    assert told(cluster, 7) == [(ReplyStatus.NOT_CURRENT, b"")]
-    assert kept(cluster, 3) == 0
-    cluster.request(3, Watch(8, b"1"), Watch(9, b"0"))
-    assert [told(cluster, n)[0][0] for n in (8, 9)] == 2 * [ReplyStatus.NOT_CURRENT]
-
-
-def test_a_leader_that_was_cut_off_lets_go_of_its_watches() -> None:
-    cluster, _ = running()
-    cluster.request(1, Watch(7, b"1"))
-    cluster.isolate(1)
-    cluster.pass_time(3.0, 0.05)
-    assert told(cluster, 7) == [(ReplyStatus.NOT_CURRENT, b"")]
-
-
-def test_a_server_that_is_far_behind_holds_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However far all of them are."""
-    assert FAR_BEHIND == 1000
-    monkeypatch.setattr(watches, "FAR_BEHIND", 2)
-    cluster, session = running()
-    cluster.execute(1, session, b"b", b"c", first=2)
-    cluster.pass_time(0.2)
-    server = cluster.servers[3]
-    assert server.log.chosen_to > 2
-    cluster.request(3, Watch(7, b"3"))
-    for number, behind in enumerate((2, 3)):
-        assert told(cluster, 7) == []
-        commit = server.log.chosen_to + behind
-        cluster.hand(3, 1, beat(server.promised, 1000 + number, commit=commit))
-    assert told(cluster, 7) == [(ReplyStatus.NOT_CURRENT, b"")]
-
-
-def test_a_server_that_hears_of_more_and_never_gets_it_lets_go_of_its_watches() -> None:
-    """What it asks for is lost on the way: it is but one slot behind, and for good."""
-    cluster, _ = running()
-    server = cluster.servers[3]
-    cluster.request(3, Watch(7, b"1"))
-    cluster.cut |= {frozenset((1, 3)), frozenset((2, 3))}
-    for number in range(20):
-        ahead = beat(server.promised, 1000 + number, commit=server.log.chosen_to + 1)
-        cluster.hand(3, 1, ahead)
-        assert number > 4 or told(cluster, 7) == []
-        cluster.pass_time(0.2)
-    assert told(cluster, 7) == [(ReplyStatus.NOT_CURRENT, b"")]
-
-
 def test_a_leader_leaves_a_crowd_that_could_ask_elsewhere_to_others() -> None:
     cluster, _ = running()
     for server in (1, 2):
@@ -436,27 +383,6 @@ def test_a_watch_that_is_meant_for_the_leader_is_sent_there() -> None:
     assert kept(cluster, 2) == 0
     cluster.request(1, Watch(8, b"1", near=True))
     assert kept(cluster, 1) == 1, "who leads takes it"
-
-
-def test_a_server_without_its_vote_holds_none() -> None:
-    cluster, _ = running()
-    cluster.rejoining(3)
-    cluster.request(3, Watch(7, b"0"))
-    assert ReplyStatus.OK not in [status for status, _ in told(cluster, 7)]
-
-
-def test_watches_outlive_a_change_of_leader_where_it_is_short() -> None:
-    cluster, session = running()
-    cluster.request(3, Watch(7, b"1"))
-    cluster.crash(1)
-    for _ in range(100):
-        cluster.pass_time(0.05)
-        if cluster.servers[2].role == "leader" or cluster.servers[3].role == "leader":
-            break
-    leader = next(s for s in (2, 3) if cluster.servers[s].role == "leader")
-    cluster.command(leader, session, 2, b"b")
-    cluster.pass_time(0.2)
-    assert told(cluster, 7) == [(ReplyStatus.OK, b"b")]
 
 
 def test_a_server_that_took_over_a_snapshot_answers_each_watch_from_its_own_position() -> None:
