@@ -46,8 +46,9 @@ class LogTime:
 
     While this server leads and serves, it runs with its clock from the highest time that it has
     executed or heard of. It stands still at all other times: at followers, while nobody leads,
-    while the leader's machine sleeps (the clock is one that sleeps with it), and from one minimum
-    election timeout after the last round that confirmed that this server leads. So a leader that
+    from the proposal of a CONFIG until the next epoch has a leader, while the leader's machine
+    sleeps (the clock is one that sleeps with it), and from one minimum election timeout after the
+    last round that confirmed that this server leads. So a leader that
     was paused stamps no time of the pause before a fresh round has told it that it still leads.
     """
 

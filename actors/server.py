@@ -212,7 +212,7 @@ class PaxosServer(BurstActor):
     def _before_flush(self) -> None:
         reign = self._reign
         if reign is not None:
-            if not self.log_time.runs and self._serves():
+            if not (self.log_time.runs or reign.sealing) and self._serves():
                 self.log_time.run(self.application.time, self._clock.awake())
                 self._plan_chores(reign)
             if self._held.requests and not reign.sealing and self._serves():
@@ -1131,6 +1131,7 @@ class PaxosServer(BurstActor):
         invariant(slot == self.log.chosen_to + 1, "a CONFIG in slot %d above a hole", slot)
         after = self.configuration.followed_by(changing.members, slot, changing.request)
         reign.sealing = True
+        self.log_time.stop()  # nothing can be renewed before the next epoch
         for client, query in reign.reads.later_than(reign.rounds.last):
             self._hold_or_refuse(client, query)
         self._ask_everyone(reign)

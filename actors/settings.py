@@ -47,7 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     - policy: "stable", "immediate", "random" or "backoff".
     - heartbeat_interval: so often a leader says that it lives.
     - election_timeout_min, election_timeout_max: a follower tries to lead after a random time
-      between these without a heartbeat.
+      between these without a heartbeat. Leases of less than four times the longer one are taken
+      for lost by their owners at a change of leader: 2 s at least are granted, whatever it is.
     - backoff_base: policy "backoff": the first wait is drawn from 0 to this. It doubles at each
       preemption …
     - backoff_cap: … up to this.

@@ -109,6 +109,26 @@ def asked(cluster: Cluster, server: int, number: int) -> int:
 # --- rule 1: the leader's clock ------------------------------------------------------------------
 
 
+def test_time_stands_still_from_the_proposal_of_a_change_to_the_next_epoch() -> None:
+    """Nothing is renewed meanwhile: no lease may end because a change takes long."""
+    cluster, session = led()
+    cluster.execute(1, session, b"a")
+    cluster.pass_time(1.0)
+    cluster.change(1, 1, 2)
+    before = time_at(cluster.servers[1])
+    for _ in range(200):
+        cluster.clock.now += 0.05
+        for server in cluster.ids:
+            cluster.step(server)
+        cluster.drop(P2A)
+        cluster.deliver()
+    assert cluster.epochs() == [0, 0, 0] and cluster.servers[1].role == "leader"
+    assert {time_at(server) for server in cluster.servers.values()} == {before}
+    cluster.pass_time(0.5)
+    assert cluster.epochs(1, 2) == [1, 1]
+    assert before <= asked(cluster, 1, 7) <= before + SECOND
+
+
 def test_it_runs_with_the_leaders_clock_in_whole_nanoseconds() -> None:
     cluster, session = led()
     before = time_at(cluster.servers[1])
