@@ -18,6 +18,8 @@ from tests.waiting import stall_meter
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
+PATIENCE = 240.0
+"""Seconds for many values of the largest size, on a slow disk."""
 LEAST = 3.0
 """Seconds without a heartbeat after which another wants to lead."""
 OPERATIONS = 20
@@ -28,7 +30,7 @@ OPERATIONS = 20
 def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     patient: dict[str, Any] = {"election_timeout_min": LEAST, "election_timeout_max": 4.0}
     with LocalCluster(3, tmp_path_factory.mktemp("floods"), **patient) as cluster:
-        with cluster.client() as client:
+        with cluster.client(timeout=60) as client:
             client.put(LARGE, bytes(MIB))
             client.put(FULL, bytes(8 * MIB))
             for number in range(20):
@@ -75,9 +77,9 @@ def work(client: Client) -> None:
 
 def test_values_of_the_largest_size_depose_nobody(three: LocalCluster) -> None:
     leader, before, stood = three.leader(), elections(three), stall_meter()
-    with three.client(timeout=60) as client:
+    with three.client(timeout=PATIENCE) as client:
         for _ in range(3):
             client.put("largest", bytes(8 * MIB))
         for put in [client.submit_put(f"largest-{number}", bytes(8 * MIB)) for number in range(8)]:
-            put.result(60)
+            put.result(PATIENCE)
     assert is_calm(three, leader, before, stood)
