@@ -115,7 +115,7 @@ def seconds_for(trial: Trial[RelayedCluster], operations: int) -> float:
 def floods(cluster: RelayedCluster, directory: Path, long: bool) -> Outcome:
     """One client after the other floods the leader; the long form prints the others' shares."""
     with Trial("floods", cluster, directory, long=long) as trial:
-        with cluster.client(timeout=20) as client:
+        with cluster.client(timeout=60) as client:
             client.put(LARGE, bytes(MIB))
             client.put(FULL, bytes(8 * MIB))
         if long:
