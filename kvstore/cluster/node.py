@@ -156,9 +156,8 @@ def start_server(
     failures: list[BaseException] = []
 
     def failed(error: BaseException) -> None:
-        failures.append(error)
-        if started.is_set() and on_failed is not None:
-            on_failed(error)
+        later = started.is_set()  # whether or not anybody has looked by now
+        (on_failed if later and on_failed is not None else failures.append)(error)
         started.set()
 
     settings = structs.replace(settings, peer_addresses=dict(peers))

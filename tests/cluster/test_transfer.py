@@ -38,8 +38,9 @@ def longest_wait(load: Load, since: float) -> float:
     return max((took for began, took in list(load.waits) if began + took > since), default=0.0)
 
 
-def says(directory: Path, server: int, text: str) -> int:
-    return (directory / f"server-{server}" / "server.log").read_text().count(text)
+def handovers(directory: Path) -> int:
+    logs = directory.glob("server-*/server.log")
+    return sum(log.read_text().count("hands over to server") for log in logs)
 
 
 def test_an_operator_lets_others_lead(tmp_path: Path) -> None:
@@ -85,7 +86,9 @@ def test_all_servers_are_restarted_in_turn_and_clients_hardly_notice(tmp_path: P
     with LocalCluster(3, tmp_path) as cluster:
         led = cluster.leader()
         with Load(lambda _: cluster.client(timeout=60.0), clients=CLIENTS) as load:
-            for _ in range(ROUNDS):
+            for done in range(5 * ROUNDS):
+                if done >= ROUNDS and handovers(tmp_path):
+                    break  # (a machine that stands still as a leader stops leaves no time for it)
                 # The leader is the last: then the lead moves once a round.
                 led = cluster.leader()
                 for server in [*(s for s in cluster.servers if s != led), led]:
@@ -98,7 +101,7 @@ def test_all_servers_are_restarted_in_turn_and_clients_hardly_notice(tmp_path: P
                     stops.append(longest_wait(load, stop))
                     cluster.restart(server)
                     starts.append(longest_wait(load, start))
-        handed = sum(says(tmp_path, s, "hands over to server") for s in cluster.servers)
+        handed = handovers(tmp_path)
         with cluster.client() as kv:
             load.verify(kv, tmp_path / "history.jsonl", seconds=600.0)
         assert load.timeouts == 0

@@ -10,14 +10,16 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
-from paxon.actors import PaxosServer, ServerRef
+from paxon.actors import Execute, PaxosServer, ServerRef, StateMachine
+from paxon.actors.execution.machine_errors import ExecutionFailed
 from paxon.kvstore import Client, KVStore, PaxonError, RequestTimeout, start_server
 from paxon.kvstore.cluster import node
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
@@ -212,6 +214,41 @@ def test_ctrl_c_while_an_embedded_server_awaits_its_address(
         return False
 
     wait_until(starts, "nothing of it is left")  # (it ends by itself if it takes long)
+
+
+class Short(KVStore):
+    """Of memory."""
+
+    check = StateMachine.check
+
+    def apply(self, command: bytes) -> bytes:
+        raise MemoryError
+
+
+def test_a_server_that_stops_once_it_has_started_is_told_in_one_way(
+    single: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though whoever starts it has not looked yet, as on a busy machine."""
+    plan, waits = ClusterDescription.read(single).plan(1), node._await_start
+
+    def look_late(reference: Any, started: threading.Event, failures: Any) -> None:
+        while reference.is_alive():
+            with suppress(Exception):
+                reference.ask(Execute(b"much")).get(timeout=10)
+        waits(reference, started, failures)
+
+    def start(on_failed: Callable[[BaseException], None] | None) -> ServerRef[PaxosServer]:
+        return start_server(
+            plan.settings, Short(), peers=plan.peers, client_bind=plan.entry.client_bind,
+            durability="memory", on_failed=on_failed,
+        )  # fmt: skip
+
+    monkeypatch.setattr(node, "_await_start", look_late)
+    stopped: list[BaseException] = []
+    assert not start(stopped.append).is_alive()
+    assert [type(each) for each in stopped] == [ExecutionFailed]
+    with pytest.raises(ServerStartError, match="MemoryError"):
+        start(None)
 
 
 def noted(monkeypatch: pytest.MonkeyPatch, where: ModuleType, name: str) -> threading.Event:
