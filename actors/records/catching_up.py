@@ -221,6 +221,10 @@ class CatchingUp:
 class Snapshots:
     """The snapshots that one server takes; the storage writes them."""
 
+    _planned_after: SnapshotInfo | None = None  # (no state: it follows from what else there is)
+    _most_bytes = _at_slot = 0.0
+    """With so many bytes, and at that slot, the next after that one is due; 0: not planned."""
+
     def __init__(self) -> None:
         self.executed_bytes = 0
         """Of values, since the last one was begun or taken over."""
@@ -230,9 +234,6 @@ class Snapshots:
         """When the last one was begun, monotonic seconds."""
         self.retry = Retry()
         """For one that could not be taken for want of disk or descriptors."""
-        self._planned_after: SnapshotInfo | None = None
-        self._most_bytes = self._at_slot = 0.0
-        """With so many bytes, and at that slot, the next after that one is due; 0: not planned."""
 
     def is_due(self, executed: int, last: SnapshotInfo | None, settings: Settings) -> bool:
         """Whether enough was executed since the last one, in relation to its size.
