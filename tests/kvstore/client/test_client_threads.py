@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import os
 import signal
 import threading
@@ -18,7 +19,7 @@ from paxon.kvstore import (
     ClientClosed,
     RequestTimeout,
 )
-from paxon.kvstore.client import sync_driver
+from paxon.kvstore.client import command_core, sync_driver
 from paxon.kvstore.client.core import CoreOptions
 from paxon.testing import MemoryCluster
 from tests.kvstore.client.fake_cluster import SocketCluster
@@ -122,24 +123,34 @@ def test_what_was_gathered_is_sent_by_whoever_waits_next(
     """Whether answers have come since that somebody only looked for, or nothing has."""
     with Client(servers.addresses, options=PATIENT, timeout=30.0) as kv:
         kv.put("k", b"v")
-        poll = kv._driver._poll
-        unsent_asleep: list[int] = []
+        core, driver, poll = kv._core, kv._driver, kv._driver._poll
+        answered = threading.Event()
 
         def sleep(milliseconds: float) -> Any:
-            unsent_asleep.append(len(kv._core._writes))
+            assert not core._writes, "it sleeps, and has not sent these"
+            if milliseconds:
+                answered.set()
             return poll.poll(milliseconds)
 
-        monkeypatch.setattr(
-            kv._driver, "_poll", SimpleNamespace(poll=sleep, register=poll.register)
-        )
-        for _ in range(3):
-            many = [kv.submit_put(f"k{number}", b"v") for number in range(40)]
-            many[0].result()
-            last = kv.submit_put("k", b"w")
-            while not many[-1].done():
-                time.sleep(0.0001)
-            assert last.exception() is None
-        assert not any(unsent_asleep)
+        monkeypatch.setattr(command_core, "GRACE", math.inf)  # however slow this machine is
+        monkeypatch.setattr(driver, "_poll", SimpleNamespace(poll=sleep, register=poll.register))
+        servers.drop = lambda _: not answered.wait(30)
+        kv.submit_put("k", b"1")
+        gathered = [kv.submit_put("k", b"2") for _ in range(20)]
+        assert len(core._writes) == 20
+        gathered[-1].result()
+        answered.clear()
+        many = [kv.submit_put("k", b"3") for _ in range(20)]
+        driver.look()
+        last = kv.submit_put("k", b"4")
+        driver.look()
+        assert len(core._writes) == 1, "it waits for what is under way"
+        answered.set()
+        monkeypatch.setattr(core, "holds_back", lambda now: True)
+        while not many[-1].done():
+            time.sleep(0.0001)
+        assert len(core._writes) == 1
+        last.result()
 
 
 def asleep(kv: Client) -> None:
