@@ -385,10 +385,10 @@ def test_the_async_queue_does_the_same(cluster: MemoryCluster) -> None:
                 await queue.get(timeout=0)
             with pytest.raises(NotAcquired):
                 await queue.get(timeout=0.05)
+            others = [task for task in tasks if not task.done()]
             await second.release()
-            for task in tasks:
-                await asyncio.wait([task], timeout=0.01)
-            again = next(t.result() for t in tasks if t.done() and t.result() is not second)
+            again: AsyncQueueItem = (await asyncio.wait(
+                others, return_when=asyncio.FIRST_COMPLETED))[0].pop().result()  # fmt: skip
             assert again.value == b"b"
             with pytest.raises(LockLost):
                 await second.done()
