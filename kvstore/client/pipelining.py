@@ -12,6 +12,7 @@ from copy import copy
 from types import NoneType
 from typing import Any, TypeAlias
 
+from paxon.actors.limits.allowances import CHARGED_BYTES
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.arguments import (
     Key,
@@ -63,7 +64,9 @@ _CHUNK_PUTS = 1024
 _CHUNKS = 4
 """… and a quarter of what may be in flight, so that all sides work at once, …"""
 _LEAST_CHUNK = 256
-"""… unless that is less than this."""
+"""… unless that is less than this. With more it has at most …"""
+_MUCH_BYTES = CHARGED_BYTES * 3 // 4
+"""… so many bytes: a client of larger commands waits for snapshots (docs/design/overload.md)."""
 _OTHERS_BYTES = 1024
 """An operation other than a put counts for at least this much: its result may be long."""
 _PLAIN = frozenset({NoneType, bytes, int, bool})
@@ -209,7 +212,10 @@ class BasePipeline:
         self._open.append(operation)
         self._open_bytes = chunk_bytes
         self._count = count = self._count + 1
-        if count >= self._full_at or chunk_bytes >= _CHUNK_BYTES:
+        if count >= self._full_at or (
+            chunk_bytes >= _MUCH_BYTES
+            and (chunk_bytes >= _CHUNK_BYTES or len(self._open) >= _LEAST_CHUNK)
+        ):
             self._close_chunk()
             self._chunk_closed()
         return count - 1

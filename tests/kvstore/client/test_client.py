@@ -12,6 +12,7 @@ import loguru
 import pytest
 
 from paxon.actors.execution.state_machine import StateMachine
+from paxon.actors.limits.allowances import CHARGED_BYTES
 from paxon.actors.messages import Command, OpenSession, Query, ReadMode, StatusRequest
 from paxon.kvstore import (
     Client,
@@ -26,7 +27,12 @@ from paxon.kvstore import (
 )
 from paxon.kvstore.client.addresses import free_ports
 from paxon.kvstore.client.links import Links
-from paxon.kvstore.store.operations import MAX_KEY_BYTES, MAX_VALUE_BYTES, encode_operations
+from paxon.kvstore.store.operations import (
+    MAX_KEY_BYTES,
+    MAX_VALUE_BYTES,
+    count_operations,
+    encode_operations,
+)
 from paxon.testing import MemoryCluster
 from tests.kvstore.client.fake_cluster import SocketCluster
 
@@ -386,6 +392,19 @@ def test_a_pipeline_of_everything(servers: SocketCluster) -> None:
         assert p.execute() == [2, b"1", 2, True, False, 5, [("b", b"3")], None]
         p.get("b")
         assert p.execute()[-1] == b"3"
+
+
+@pytest.mark.parametrize(("value", "puts"), [(10, 1024), (60, 1024), (200, 454)])
+def test_a_pipeline_packs_many_puts_as_long_as_they_are_small(
+    servers: SocketCluster, value: int, puts: int
+) -> None:
+    """Or it would be held back for the snapshots that its commands make due."""
+    with Client(servers.addresses) as kv, kv.pipeline() as p:
+        for _ in range(2500):
+            p.put("k", bytes(value))
+    sent = commands(servers)
+    assert max(count_operations(command.command) for command in sent) == puts
+    assert max(len(command.command) for command in sent) < CHARGED_BYTES
 
 
 def test_a_pipeline_of_reads_writes_nothing(servers: SocketCluster) -> None:
