@@ -59,7 +59,7 @@ OfferRetry: TypeAlias = Callable[[RequestTimeout, Callable[[list[Result]], Any]]
 """Has an error ask again; the function picks the caller's result from those of the request."""
 
 _CHUNK_BYTES = 256 << 10
-_CHUNK_PUTS = 1024
+_CHUNK_PUTS = 512
 """A chunk's operations at most: each chunk costs the servers about the same beside its puts …"""
 _CHUNKS = 4
 """… and a quarter of what may be in flight, so that all sides work at once, …"""

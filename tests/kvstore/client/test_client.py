@@ -394,7 +394,7 @@ def test_a_pipeline_of_everything(servers: SocketCluster) -> None:
         assert p.execute()[-1] == b"3"
 
 
-@pytest.mark.parametrize(("value", "puts"), [(10, 1024), (60, 1024), (200, 454)])
+@pytest.mark.parametrize(("value", "puts"), [(10, 512), (60, 512), (200, 454)])
 def test_a_pipeline_packs_many_puts_as_long_as_they_are_small(
     servers: SocketCluster, value: int, puts: int
 ) -> None:
