@@ -373,8 +373,8 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
 
         To ask whether there is another frame takes a third of the time of the final `Again`: so a
         burst of a few frames, as most are, ends by asking, and a longer one by trying.
-        The body comes as a ZeroMQ frame, since that carries "more parts follow" and needs no copy;
-        asking the socket for it costs more than the frame object.
+        The body comes as a ZeroMQ frame, which carries "more parts follow" and spares long ones
+        the copy; asking the socket for it costs more than the frame object.
         """
         recv, options, known = port.socket.recv, self._options, port.unread.known
         share = Share(options, self._brake) if port is self._clients else None
