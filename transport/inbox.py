@@ -16,9 +16,9 @@ Turns alternate: after a burst local envelopes go first, after a few of those th
 so neither can starve the other. A timer that falls due while bursts keep coming gets no empty burst
 of its own: the actor looks at its timers at every burst anyway.
 
-A `put` writes to the wake descriptor only when the actor's thread has said, under the same lock,
-that it is about to sleep: no wake-up is lost, and while the loop is busy a `put` costs no system
-call.
+A `put` writes to the wake descriptor only when the actor's thread has said that it is about to
+sleep, so while the loop is busy a `put` costs no system call. No wake-up is lost: the thread looks
+for envelopes after it has said so, and a `put` looks whether it has after the envelope is there.
 """
 
 from __future__ import annotations
@@ -50,8 +50,11 @@ class BurstSource(Protocol):
     def receive(self) -> Burst[Any, Any]:
         """All that can be received without blocking, bounded; empty if there is nothing."""
 
-    def wait(self, timeout_seconds: float | None, wake_fd: int) -> None:
-        """Sleep until something can be received, `wake_fd` is readable or the time is up."""
+    def wait(self, timeout_seconds: float | None, wake_fd: int) -> bool:
+        """Sleep until something can be received, `wake_fd` is readable or the time is up.
+
+        Returns whether `wake_fd` is readable.
+        """
 
 
 class BurstInbox:
@@ -155,28 +158,23 @@ class BurstInbox:
             self._waker.close()
 
     def _sleep(self, source: BurstSource | None, timeout_seconds: float | None) -> None:
-        with self._lock:
-            if self._local:
-                return
-            if self._closed:
-                raise RuntimeError("the inbox is closed and empty: nothing can wake its reader")
-            self._sleeping = True
-        try:
-            if source is not None:
-                source.wait(timeout_seconds, self._waker.descriptor)
-            else:
-                self._wait_for_put()
-        finally:
-            with self._lock:
-                woken = not self._sleeping
-                self._sleeping = False
+        if self._closed:
+            raise RuntimeError("the inbox is closed and empty: nothing can wake its reader")
+        self._sleeping = True
+        if self._local:  # put before that could be seen
+            woken = False
+        elif source is None:
+            woken = self._wait_for_put()
+        else:
+            woken = source.wait(timeout_seconds, self._waker.descriptor)
+        self._sleeping = False
         if woken:
             self._waker.clear()
 
-    def _wait_for_put(self) -> None:
+    def _wait_for_put(self) -> bool:
         poll = select.poll()
         poll.register(self._waker.descriptor, select.POLLIN)
-        poll.poll()
+        return bool(poll.poll())
 
 
 def _never() -> float | None:

@@ -7,7 +7,6 @@ what works here works on the wire. For embedding several servers in one process 
 from __future__ import annotations
 
 import itertools
-import math
 import select
 import threading
 import time
@@ -226,12 +225,16 @@ class MemoryEndpoint(Generic[PeerT, ClientT, ReplyT]):
                 break
         return taken
 
-    def wait(self, timeout_seconds: float | None, wake_fd: int) -> None:
-        """Sleep until something arrives, `wake_fd` is readable or the time is up (to 1 ms)."""
+    def wait(self, timeout_seconds: float | None, wake_fd: int) -> bool:
+        """Sleep until something arrives, `wake_fd` is readable or the time is up (to 1 ms).
+
+        Returns whether `wake_fd` is readable.
+        """
         # Cleared before looking: what arrives after the look wakes the poll.
         self._waker.clear()
-        if not self._peer_port and not self._client_port:
-            _poll((self._waker.descriptor, wake_fd), timeout_seconds)
+        if self._peer_port or self._client_port:
+            return False
+        return wake_fd in _poll((self._waker.descriptor, wake_fd), timeout_seconds)
 
     def identify(self, identity: int, *, in_force: bool) -> None:
         """Name this cluster to servers from now on, and once it is in force to clients too."""
@@ -332,8 +335,10 @@ _CLIENTS = frozenset((0,))
 """What the header of a client's frame names as its sender."""
 
 
-def _poll(descriptors: Sequence[int], timeout_seconds: float | None) -> None:
+def _poll(descriptors: Sequence[int], timeout_seconds: float | None) -> list[int]:
+    """Sleep until one is readable or the time is up. Returns those that are."""
     poll = select.poll()
     for descriptor in descriptors:
         poll.register(descriptor, select.POLLIN)
-    poll.poll(None if timeout_seconds is None else max(0, math.ceil(timeout_seconds * 1000)))
+    timeout_ms = None if timeout_seconds is None else max(0.0, timeout_seconds * 1000)
+    return [descriptor for descriptor, _ in poll.poll(timeout_ms)]

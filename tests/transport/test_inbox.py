@@ -31,13 +31,14 @@ class FakeSource:
             return self.endless
         return self.bursts.pop(0) if self.bursts else Burst()
 
-    def wait(self, timeout_seconds: float | None, wake_fd: int) -> None:
+    def wait(self, timeout_seconds: float | None, wake_fd: int) -> bool:
         self.waits.append(timeout_seconds)
         poll = select.poll()
         poll.register(wake_fd, select.POLLIN)
         self.asleep.set()
-        poll.poll(None if timeout_seconds is None else timeout_seconds * 1000)
+        woken = bool(poll.poll(None if timeout_seconds is None else timeout_seconds * 1000))
         self.asleep.clear()
+        return woken
 
 
 class Boom(Exception):
