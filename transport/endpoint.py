@@ -454,7 +454,7 @@ class ZmqEndpoint(Generic[PeerT, ClientT, ReplyT]):
             burst.refused.append(token)
 
     def wait(self, timeout_seconds: float | None, wake_fd: int) -> bool:
-        """Sleep until something arrives, `wake_fd` is readable (True) or the time is up (to 1 ms)."""
+        """Sleep until something arrives, `wake_fd` is readable (True) or the time is up (1 ms)."""
         if wake_fd != self._wake_fd:
             self._wake_fd = wake_fd
             self._awaited.register(wake_fd, select.POLLIN)
