@@ -140,6 +140,8 @@ class Timers:
         self, seconds: float, method: Callable[P, Any], *args: P.args, **kwargs: P.kwargs
     ) -> int:
         """The same so many seconds from now."""
+        if not isinstance(seconds, int | float) or not abs(seconds) < 1 << 63:
+            raise TypeError(f"a timer is set by a number of seconds, not {seconds!r}")
         return self.at(self._moment.now + int(seconds * _NANOSECONDS), method, *args, **kwargs)
 
     def cancel(self, timer: int) -> bool:

@@ -362,8 +362,8 @@ def _caller(definition: Definition, attribute: str, body: Body) -> Callable[...,
 
 def _no_state(self: Replicated, name: str) -> Any:
     raise AttributeError(
-        f"{type(self).__name__}.{name} is not here but with the servers: a proxy has commands and "
-        "queries alone"
+        f"{type(self).__name__} has no command or query {name!r}, and a proxy has nothing else: "
+        "the state is with the servers"
     )
 
 

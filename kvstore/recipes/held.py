@@ -61,7 +61,7 @@ class Kept(Generic[L]):
 
     def _check_lease(self) -> None:
         if self.lease.reason:
-            raise self._contest.lost(self.lease.reason)
+            raise self._contest.lost(self.lease.reason if self._depth else "it was released")
 
     def _check_entry(self, entry: Entry | None) -> None:
         if entry is None or entry.created != self.fence:

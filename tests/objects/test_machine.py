@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections import defaultdict
@@ -223,9 +224,16 @@ def test_timers_call_commands_with_arguments_that_they_take() -> None:
             calls: Any = {"query": (self.look,), "wrong": (self.tick, "twice")}
             self.timers.after(1, *calls[what])
 
+        @command
+        def soon(self, what: str) -> None:
+            times: Any = {"nan": math.nan, "inf": math.inf, "str": "1" * 40_000, "none": None}
+            self.timers.after(times[what], self.tick, 1)
+
     machine = machine_of(Clock())
     assert "timers call commands of Clock, not" in call(machine, "later", what="query").text
     assert "Expected `int`, got `str`" in call(machine, "later", what="wrong").text
+    for what in ("nan", "inf", "str", "none"):  # (text times 10^9 would fill the memory)
+        assert "set by a number of seconds, not " in call(machine, "soon", what=what).text
     assert len(machine.object.timers) == 0
 
 

@@ -102,6 +102,7 @@ def compares_of(conditions: Conditions) -> list[Compare]:
             compares += [each.compare for each in condition.conditions()]
         else:
             raise InvalidRequest(
-                f"a condition is written like kv.modified(key) == 7, not {condition!r}"
+                "a condition is something held, such as a lock's, or written like kv.modified(key) "
+                f"== 7, not {condition!r}"
             )
     return compares

@@ -62,6 +62,11 @@ def check_lease(lease: Leased | int) -> int:
     """The id of a lease. Raises `InvalidRequest`."""
     if not isinstance(lease, int) and isinstance(lease, Leased):
         lease = lease.id
+    if type(lease) is not int:
+        raise InvalidRequest(
+            "a lease has to be one that `lease` has granted (entered or awaited), or its id, an "
+            f"int, not {type(lease).__name__}"
+        )
     number = check_number(lease, "lease")
     if not number:
         raise InvalidRequest("a lease's id is not 0: leave it out for none")

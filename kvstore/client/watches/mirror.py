@@ -17,7 +17,14 @@ from paxon.kvstore.client.checks import call_plain, check_wait
 from paxon.kvstore.client.watches.async_watch import AsyncWatch
 from paxon.kvstore.client.watches.events import Event
 from paxon.kvstore.client.watches.watch import Watch
-from paxon.kvstore.errors import ClientClosed, Compacted, Overloaded, PaxonError, RequestTimeout
+from paxon.kvstore.errors import (
+    ClientClosed,
+    Compacted,
+    InvalidRequest,
+    Overloaded,
+    PaxonError,
+    RequestTimeout,
+)
 
 __all__ = ["AsyncMirror", "Mirror", "Reflection"]
 
@@ -30,10 +37,23 @@ _MARK_SECONDS = 1.0
 class Reflection(Mapping[str, bytes]):
     """The keys with a prefix and their values, as of `revision`. Reading it asks nobody."""
 
-    def __init__(self) -> None:
-        self._values: dict[str, bytes] = {}
+    def __init__(self, prefix: Key) -> None:
+        self._prefix = check_prefix(prefix)
+        self._read: dict[str, bytes] | None = None
         self.revision = 0
         """The store's, as of which this is true; it was true of all keys together."""
+
+    def __repr__(self) -> str:
+        kept = (
+            "not entered" if self._read is None else f"{len(self)} keys, revision {self.revision}"
+        )
+        return f"<{type(self).__name__} {as_text(self._prefix)!r}: {kept}>"
+
+    @property
+    def _values(self) -> dict[str, bytes]:
+        if self._read is None:
+            raise InvalidRequest("the mirror has read nothing yet: enter it by `async with`")
+        return self._read
 
     def __getitem__(self, key: str | bytes) -> bytes:
         return self._values[as_text(check_prefix(key, "key"))]
@@ -46,7 +66,7 @@ class Reflection(Mapping[str, bytes]):
 
     def replace(self, read: RangeResult) -> None:
         """Become what was read."""
-        self._values = {entry.key: entry.value for entry in read}
+        self._read = {entry.key: entry.value for entry in read}
         self.revision = read.revision
 
     def follow(self, events: Iterable[Event], revision: int) -> None:
@@ -57,7 +77,7 @@ class Reflection(Mapping[str, bytes]):
                 values[event.key] = event.value
             else:
                 values.pop(event.key, None)
-        self._values = values  # in one step: readers see no revision in part
+        self._read = values  # in one step: readers see no revision in part
         self.revision = max(self.revision, revision)
 
 
@@ -76,8 +96,8 @@ class Mirror(Reflection):
     """
 
     def __init__(self, store: _Store, prefix: Key) -> None:
-        super().__init__()
-        self._store, self._prefix = store, check_prefix(prefix)
+        super().__init__(prefix)
+        self._store = store
         self._changed = threading.Condition()
         self._error: PaxonError | None = None
         self._closed = False
@@ -206,8 +226,8 @@ class AsyncMirror(Reflection):
     """The same for asyncio; made by `AsyncClient.mirror`. A task keeps it up to date."""
 
     def __init__(self, store: _AsyncStore, prefix: Key) -> None:
-        super().__init__()
-        self._store, self._prefix = store, check_prefix(prefix)
+        super().__init__(prefix)
+        self._store = store
         self._changed = asyncio.Condition()
         self._error: PaxonError | None = None
         self._closed = False
@@ -217,6 +237,7 @@ class AsyncMirror(Reflection):
     async def wait(self, condition: Callable[[Self], T], timeout: float | None = None) -> T:
         """Wait until `condition(mirror)` is true; see `Mirror.wait`."""
         timeout = check_wait(timeout)
+        len(self)  # (raises if it was not entered)
         until = None if timeout is None else asyncio.get_running_loop().time() + timeout
         async with self._changed:
             while not (found := call_plain("the condition", condition, self)):
