@@ -40,7 +40,7 @@ __all__ = [
     "Addresses", "ServerReply", "overloaded", "retry_after", "watch_digest",
 ]  # fmt: skip
 
-PROTOCOL_VERSION = 12
+PROTOCOL_VERSION = 13
 """Goes into every frame's header; a server refuses frames of any other version."""
 VERSION = "0.1.0"
 """The release, as `paxon status` shows it for each server; tests compare it with pyproject.toml."""

@@ -107,6 +107,8 @@ def lock(
     if read + write + (limit is not None) > 1:
         raise typer.BadParameter("give one of --read, --write and --limit")
     command = _command(context)
+    if list_ and command:
+        raise typer.BadParameter("either list who holds and waits, or give a command to run")
     with _client(cluster, key_file, timeout) as kv:
         if limit is not None:
             wanted: Lock = kv.semaphore(name, limit, ttl=ttl, timeout=timeout)
@@ -164,6 +166,8 @@ def election(
         raise typer.BadParameter("give a VALUE before the command: what others see of the leader")
     if value is not None and listen:
         raise typer.BadParameter("either listen, or give a VALUE to lead with")
+    if count is not None and not listen:
+        raise typer.BadParameter("--count belongs to --listen")
     proposal = None if value is None else value_of(value)
     with _client(cluster, key_file, timeout) as kv:
         wanted = kv.election(name, ttl=ttl)

@@ -117,7 +117,7 @@ class Timers:
         """The next one first."""
         self.next_id = 1
 
-    def at(self, time: int, method: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> int:
+    def at(self, time: int, method: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> int:
         """Call a command of this object at a time of the log (see `now`); the timer's number.
 
         Not before a millisecond from now, and when the log's time has come that far.
@@ -137,7 +137,7 @@ class Timers:
         return timer.id
 
     def after(
-        self, seconds: float, method: Callable[P, Any], *args: P.args, **kwargs: P.kwargs
+        self, seconds: float, method: Callable[P, Any], /, *args: P.args, **kwargs: P.kwargs
     ) -> int:
         """The same so many seconds from now."""
         if not isinstance(seconds, int | float) or not abs(seconds) < 1 << 63:

@@ -147,7 +147,7 @@ class Calls(Generic[R]):
         self._timeout = timeout
         self._mode: ReadMode = mode
 
-    def submit(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    def submit(self, method: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Call without waiting: `calls(flags).submit(flags.set, "dark", True)`.
 
         Calls submitted like this may be executed in any order: use a pipeline for order.
@@ -250,7 +250,7 @@ class Batch:
         self._timeout = timeout
         self._gathered = Gathered(definition)
 
-    def add(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Later[T]:
+    def add(self, method: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Later[T]:
         """Another call."""
         return self._gathered.take(_body(self._definition, method), args, kwargs)
 
@@ -276,7 +276,7 @@ class CallPipeline:
         self._last: RawTicket | None = None
         self._futures: list[Future[Any]] = []
 
-    def add(self, method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    def add(self, method: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Send another call, to be executed after the one before; waits if too many are going."""
         body = _body(self._calls._definition, method)
         if len(self._futures) >= self._max_in_flight:

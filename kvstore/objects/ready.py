@@ -30,6 +30,13 @@ T = TypeVar("T")
 _NOTHING: Any = object()
 
 
+def _count(number: int) -> int:
+    """A count that can be carried: one that cannot would keep all of them from being read."""
+    if not -(1 << 63) <= number < 1 << 63:
+        raise OverflowError("a count has at most 64 bits, its sign included")
+    return number
+
+
 class _Container(Replicated, Generic[T]):
     """What all of these can."""
 
@@ -196,9 +203,15 @@ class ReplicatedList(_Container[T], MutableSequence[T]):  # type: ignore[misc]
     def _delete(self, index: int) -> None:
         del self._data[index]
 
-    @command
+    @command(raises=(ValueError,))
     def _cut(self, start: int | None, stop: int | None, step: int | None) -> None:
         del self._data[start:stop:step]
+
+    @command(raises=(ValueError,))
+    def _replace(
+        self, start: int | None, stop: int | None, step: int | None, values: list[T]
+    ) -> None:
+        self._data[start:stop:step] = values
 
     @query(raises=(IndexError,))
     def _get(self, index: int) -> T:
@@ -256,14 +269,22 @@ class ReplicatedList(_Container[T], MutableSequence[T]):  # type: ignore[misc]
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if isinstance(index, slice):
-            raise TypeError("a slice of a replicated list cannot be set: set items, or extend")
-        self._set(index, value)
+            self._replace(index.start, index.stop, index.step, list(value))
+        else:
+            self._set(index, value)
 
     def __delitem__(self, index: int | slice) -> None:
         if isinstance(index, slice):
             self._cut(index.start, index.stop, index.step)
         else:
             self._delete(index)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, ReplicatedList):
+            other = other.copy()
+        return self.copy() == other if isinstance(other, list) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __iter__(self) -> Iterator[T]:
         return iter(self.copy())
@@ -290,24 +311,28 @@ class ReplicatedCounter(_Container[K], Mapping[K, int]):  # type: ignore[misc]
     def __init__(self) -> None:
         self._data: dict[K, int] = {}
 
-    @command
+    @command(raises=(OverflowError,))
     def increment(self, key: K, by: int = 1) -> int:
-        """Add to a count; what it is then."""
-        self._data[key] = self._data.get(key, 0) + by
-        return self._data[key]
+        """Add to a count; what it is then. Raises `OverflowError` beyond 64 bits, as all do."""
+        count = self._data[key] = _count(self._data.get(key, 0) + by)
+        return count
 
-    @command
+    @command(raises=(OverflowError,))
     def __setitem__(self, key: K, value: int) -> None:
-        self._data[key] = value
+        self._data[key] = _count(value)
 
     @command
     def __delitem__(self, key: K) -> None:
         self._data.pop(key, None)
 
-    @command
+    @command(raises=(OverflowError,))
     def _update(self, counts: dict[K, int]) -> None:
-        for key, by in counts.items():
-            self._data[key] = self._data.get(key, 0) + by
+        self._data.update({key: _count(self._data.get(key, 0) + by) for key, by in counts.items()})
+
+    @query
+    def get(self, key: K, default: Any = None) -> Any:
+        """A count; if there is none, the default."""
+        return self._data.get(key, default)
 
     @query
     def __getitem__(self, key: K) -> int:
@@ -321,7 +346,7 @@ class ReplicatedCounter(_Container[K], Mapping[K, int]):  # type: ignore[misc]
     @query
     def most_common(self, n: int | None = None) -> list[tuple[K, int]]:
         """The highest counts first, all of them or `n`; equal ones in the order of their coming."""
-        return sorted(self._data.items(), key=lambda pair: -pair[1])[:n]
+        return sorted(self._data.items(), key=lambda pair: -pair[1])[: n and max(n, 0)]
 
     @query
     def copy(self) -> dict[K, int]:

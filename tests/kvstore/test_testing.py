@@ -91,6 +91,33 @@ def test_time_passes_as_the_test_says(paxon_cluster: MemoryCluster) -> None:
         assert next(iter(opened.status(timeout=60).values())).sessions == before
 
 
+class Alarms(Replicated):
+    rung: int = 0
+
+    @command
+    def set(self, number: int, seconds: float) -> None:
+        for _ in range(number):
+            self.timers.after(seconds, self.ring)
+
+    @command
+    def ring(self) -> None:
+        self.rung += 1
+
+    @query
+    def so_far(self) -> int:
+        return self.rung
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.5])
+def test_timers_that_are_due_have_run_once_time_has_passed(seconds: float) -> None:
+    with MemoryCluster(Alarms) as cluster, cluster.proxy(Alarms) as alarms:
+        for total in (2500, 5000):
+            alarms.set(2500, seconds)  # more than run in one slot
+            cluster.let_pass(seconds)
+            assert alarms.so_far() == total
+            cluster.restart()
+
+
 class Sum(StateMachine):
     def __init__(self) -> None:
         self.total = 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import paxon
-from paxon import calls
+from paxon import Replicated, calls, command, query
 from paxon.kvstore.objects.proxy import proxy
 from paxon.testing import MemoryCluster
 from tests.objects.classes import Account, Bank, Flags, Job, Jobs, Poor, Worded
@@ -138,6 +138,33 @@ def test_calls_without_waiting_batches_and_pipelines(bank: Bank) -> None:
             paid.append(pipeline.add(bank.pay_in, "ann"))
             assert sum(not future._ticket.done for future in paid) <= 7
     assert [future.result().balance for future in paid] == list(range(16, 66))
+
+
+def test_arguments_may_have_the_names_that_submit_and_others_use_themselves() -> None:
+    class Echo(Replicated):
+        def __init__(self) -> None:
+            self.heard: list[int] = []
+
+        @command
+        def echo(self, method: int, time: int = 0, seconds: int = 0) -> int:
+            if time:
+                self.timers.at(0, self.echo, method=method, seconds=1)
+                self.timers.after(0.001, self.echo, method=method + 1, seconds=2)
+            self.heard.append(method)
+            return method
+
+        @query
+        def all(self) -> list[int]:
+            return self.heard
+
+    with MemoryCluster(Echo) as cluster, cluster.proxy(Echo) as echo:
+        more = calls(echo)
+        assert more.submit(echo.echo, method=1).result() == 1
+        with more.batch() as batch, more.pipeline() as pipeline:
+            batch.add(echo.echo, method=2)
+            assert pipeline.add(echo.echo, method=3, time=1).result() == 3
+        cluster.let_pass(1)
+        assert sorted(echo.all()) == [1, 2, 3, 3, 4]
 
 
 def test_batches_and_pipelines_say_which_calls_failed(bank: Bank) -> None:

@@ -147,8 +147,19 @@ def test_a_list() -> None:
             assert list(reversed(each)) == ["y", "x", "c"]
             del each[::-2]
             assert list(each) == ["x"]
-        with pytest.raises(TypeError, match="a slice of a replicated list cannot be set"):
-            words[0:1] = ["x"]
+            each[0:1] = ["p", "q", "r"]
+            each[-1:] = "st"
+            each[::3] = ["P", "T"]
+            assert list(each) == ["P", "q", "s", "T"]
+            for wrong in (["x"], []):
+                with pytest.raises(ValueError, match="extended slice"):
+                    each[::2] = wrong
+            with pytest.raises(ValueError, match="step cannot be zero"):
+                del each[::0]
+            assert each == ["P", "q", "s", "T"] and each == words
+            assert all(each != other for other in (["P"], ("P", "q", "s", "T"), None))
+            with pytest.raises(TypeError, match="unhashable"):
+                hash(each)
         words.clear()
         with pytest.raises(IndexError):
             words.pop()
@@ -170,6 +181,24 @@ def test_counts() -> None:
         del words["b"]
         assert "b" not in words and sum(words.values()) == words.total()
         assert isinstance(words, Mapping)
+        assert (words.get("a"), words.get("b"), words.get("b", 7)) == (1, None, 7)
+        assert words.most_common(-1) == []
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_count_that_no_answer_could_carry_changes_nothing(sign: int) -> None:
+    with MemoryCluster(ReplicatedCounter) as cluster, cluster.proxy(ReplicatedCounter) as words:
+        most = (1 << 63) - 1 if sign > 0 else -(1 << 63)
+        assert words.increment("a", most) == most
+        for beyond in (
+            lambda: words.increment("a", sign),
+            lambda: words.update({"b": 1, "a": sign}),
+            lambda: words.__setitem__("b", most + sign if sign > 0 else 1 << 63),
+        ):
+            with pytest.raises(OverflowError, match="at most 64 bits"):
+                beyond()
+        cluster.restart()
+        assert dict(words) == {"a": most}
 
 
 def test_by_themselves_they_are_plain_containers() -> None:

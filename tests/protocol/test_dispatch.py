@@ -96,4 +96,4 @@ def test_other_messages_or_operations_are_another_version_of_the_protocol() -> N
     assert store is not None
     lines = [fields_of(Ballot), *sorted(lines_of(Wire)), *sorted(lines_of(store))]
     form = hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
-    assert (PROTOCOL_VERSION, form) == (12, "53fa961bb52b0414")
+    assert (PROTOCOL_VERSION, form) == (13, "53fa961bb52b0414")

@@ -289,6 +289,8 @@ def test_wrong_usage_is_2(at: tuple[str, str]) -> None:
         ("up", "--dir", ""),
         ("backup", "restore", "file", "--cluster", "file", "--into="),
         ("put", "k" * 4097, "value", *at),
+        ("lock", "deploy", "--list", *at, "--", "true"),
+        ("election", "cron", "--count", "1", *at),
         ("server",),
     ):
         assert paxon_here(*wrong).returncode == 2, wrong
