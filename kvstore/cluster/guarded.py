@@ -46,18 +46,12 @@ _NEVER = float("inf")
 _DONE = b"done"
 _OVERDUE = 9
 """Exit code of the process beside that has ended the command."""
-_ONCE_ALLOWED = [
-    "/bin/sh",
-    "-c",
-    'kill -s STOP $$; [ "$PPID" = "$({ read -r _ _ _ parent _ </proc/$$/stat && echo "$parent"; } '
-    '2>/dev/null || echo "$PPID")" ] && exec "$@"',
-    "sh",
-]
-"""Begins stopped, so that the process beside knows of the command before that runs, and that has
-the terminal before it reads from it. If we are killed meanwhile the kernel has it go on (which ends
-it, unless SIGHUP is ignored): then it is not our child any more, and runs nothing. Its environment
-is the command's: it sets no variable of its own."""
+_ONCE_ALLOWED = ["/bin/sh", "-c", '(read -r _) <&3 && exec "$@" 3<&-', "sh"]
+"""Begins once we say so, on a pipe: the process beside knows of the command before it runs, and it
+has the terminal before it reads from that. If we are killed meanwhile the pipe ends, and nothing
+runs. Its environment is the command's: it sets no variable of its own."""
 _VARIABLE = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 _Happening: TypeAlias = tuple[Literal["signal", "stopped", "ended", "lost"], int]
 
@@ -187,20 +181,18 @@ class _Running:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            self._process = _begin(command, {**os.environ, **more})
+            self._group, go = _begin(command, {**os.environ, **more})
         except OSError as error:
             self._guard.communicate()
             raise CannotRun(command[0], error.errno or 0) from None
-        self._group = self._process.pid
+        self._is_over = False
         self._until = 0.0
         self.was_overdue = False
         """The process beside has ended it."""
         self.may_last(held.lease.time_left(), _grace(held))
-        result = os.waitid(os.P_PID, self._group, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        if result is not None and result.si_code == os.CLD_STOPPED:
-            os.waitid(os.P_PID, self._group, os.WSTOPPED)  # not told as one of the user's
         self._hand_over(self._group)
-        self.send(signal.SIGCONT)
+        with contextlib.suppress(BrokenPipeError), os.fdopen(go, "wb", 0) as pipe:
+            pipe.write(b"\n")
         self._waiter = threading.Thread(target=self._wait, name="paxon-command", daemon=True)
         self._waiter.start()
 
@@ -209,7 +201,7 @@ class _Running:
 
     def __exit__(self, *_: object) -> None:
         """Nothing of it is left, and nobody waits for our death any more."""
-        if self._process.returncode is None:  # only if we failed ourselves
+        if not self._is_over:  # only if we failed ourselves
             self.send(signal.SIGKILL)
         self._waiter.join()
         self._hand_over(os.getpgrp())
@@ -222,8 +214,8 @@ class _Running:
             if os.WIFSTOPPED(status):
                 self._happenings.put(("stopped", os.WSTOPSIG(status)))
                 continue
-            self._process.returncode = os.waitstatus_to_exitcode(status)
-            self._happenings.put(("ended", self._process.returncode))
+            self._is_over = True
+            self._happenings.put(("ended", os.waitstatus_to_exitcode(status)))
             return
 
     def send(self, number: signal.Signals) -> None:
@@ -276,14 +268,34 @@ class _Running:
             signal.signal(signal.SIGTTOU, before)
 
 
-def _begin(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start the shell that becomes the command once it may go on.
+def _begin(command: Sequence[str], environment: Mapping[str, str]) -> tuple[int, int]:
+    """Start the shell that becomes the command: its process, and the pipe that lets it.
 
-    A shell leaves out variables that it could not have, such as functions that bash exports.
+    A shell leaves out variables that it could not have, such as functions that bash exports. It
+    finds the pipe at a descriptor of one digit, as it has to, wherever we have it.
     """
     others = [f"{n}={value}" for n, value in environment.items() if not _VARIABLE.fullmatch(n)]
-    again = ["env", *others] if others else []
-    return subprocess.Popen([*_ONCE_ALLOWED, *again, *command], env=environment, process_group=0)
+    words = [*_ONCE_ALLOWED, *(["env", *others] if others else []), *command]
+    wait, go = os.pipe()
+    try:
+        process = os.posix_spawn(
+            words[0], words, environment, setpgroup=0, setsigdef=_IGNORED_BY_PYTHON,
+            file_actions=[*_not_handed_on(), (os.POSIX_SPAWN_DUP2, wait, 3)],
+        )  # fmt: skip
+    except BaseException:
+        os.close(go)
+        raise
+    finally:
+        os.close(wait)
+    return process, go
+
+
+def _not_handed_on() -> Iterator[tuple[int, int]]:
+    """What spawns have to close: whoever started us may have opened it for us, by such a number."""
+    for descriptor in range(3, 256):
+        with contextlib.suppress(OSError):
+            if os.get_inheritable(descriptor):
+                yield os.POSIX_SPAWN_CLOSE, descriptor
 
 
 def _our_terminal() -> int | None:

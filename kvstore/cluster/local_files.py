@@ -18,7 +18,7 @@ from paxon.actors.disk.data_directory import in_words, make_directory, owner_of
 from paxon.actors.disk.sqlite_format import held_in
 from paxon.kvstore.cluster.cluster_file import STORE_MACHINE
 from paxon.kvstore.cluster.options import check_limits
-from paxon.kvstore.cluster.spawning import being_imported_by_spawn
+from paxon.kvstore.cluster.spawning import being_imported_by_spawn, end_unguarded_server
 from paxon.kvstore.errors import PaxonError
 from paxon.kvstore.objects.replicated import Replicated
 from paxon.transport import closed_here, keep_from_forks
@@ -59,12 +59,12 @@ class PortTaken(ClusterError):
 
 
 def refuse_while_imported() -> None:
-    """Raise `ClusterError` in a server that imports the main script, which starts a cluster."""
+    """Raise `ClusterError` where spawn imports a main script that starts a cluster."""
     if being_imported_by_spawn():
+        end_unguarded_server()
         raise ClusterError(
-            "the state machine's class is in the main script, which therefore is imported by "
-            'each server: put what starts the cluster under `if __name__ == "__main__":`, or '
-            "the class into a module of its own"
+            "a process that this program spawned imports the main script, which starts a cluster: "
+            'put what starts it under `if __name__ == "__main__":`'
         )
 
 

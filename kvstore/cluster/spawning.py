@@ -33,12 +33,22 @@ from paxon.transport.orphans import end_with_parent
 __all__ = [
     "FROM_TERMINALS",
     "start_process",
+    "SERVER_PROCESS",
+    "UNGUARDED",
     "being_imported_by_spawn",
+    "end_unguarded_server",
     "die_with_parent",
 ]
 
 FROM_TERMINALS = (signal.SIGINT, signal.SIGHUP)
 """Signals that mean the program as a whole, which says to its servers what follows."""
+
+SERVER_PROCESS = "paxon-server-"
+"""How names of servers' processes begin."""
+UNGUARDED = 79
+"""Exit code of a server whose parent's script would start a cluster in it."""
+_ENDING_SECONDS = 1.0
+"""Threads that such a script has started may keep the server from ending so long."""
 
 _patch_lock = threading.Lock()
 
@@ -71,6 +81,16 @@ def start_process(process: SpawnProcess, *, import_main: bool = False) -> None:
 def being_imported_by_spawn() -> bool:
     """Whether this is a spawned child that is still importing its parent's main module."""
     return bool(getattr(multiprocessing.process.current_process(), "_inheriting", False))
+
+
+def end_unguarded_server() -> None:
+    """If this is a server's process: end it, without a word. Its supervisor says it for all."""
+    if not multiprocessing.process.current_process().name.startswith(SERVER_PROCESS):
+        return
+    timer = threading.Timer(_ENDING_SECONDS, os._exit, (UNGUARDED,))
+    timer.daemon = True
+    timer.start()
+    raise SystemExit(UNGUARDED)
 
 
 @contextmanager

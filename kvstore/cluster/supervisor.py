@@ -29,7 +29,7 @@ import msgspec
 from paxon.actors import ServerId
 from paxon.kvstore.cluster.cluster_file import ServerPlan
 from paxon.kvstore.cluster.server_process import EXIT_OK, LOG_NAME, output_path, serve_child
-from paxon.kvstore.cluster.spawning import start_process
+from paxon.kvstore.cluster.spawning import SERVER_PROCESS, UNGUARDED, start_process
 from paxon.kvstore.streams import open_standard_descriptors
 from paxon.transport.log import log_in_background, logger
 from paxon.transport.wake import Waker
@@ -245,7 +245,7 @@ class Supervisor:
             process = self._context.Process(
                 target=serve_child,
                 args=(msgspec.msgpack.encode(plan), childs_end, self._log_level),
-                name=f"paxon-server-{child.server}",
+                name=f"{SERVER_PROCESS}{child.server}",
                 daemon=True,
             )
             if self._import_main:  # whether the child comes to make this anew tells how far it got
@@ -361,6 +361,12 @@ class Supervisor:
 
 def _how_it_ended(code: int | None, plan: ServerPlan | None, imports_main: bool) -> str:
     """A sentence on a process that ended without a word."""
+    if imports_main and code == UNGUARDED:
+        return (
+            "the state machine's class is in the main script, which each server imports: put the "
+            "class into a module of its own, or what starts the cluster under "
+            '`if __name__ == "__main__":`'
+        )
     if code is not None and code < 0:
         try:
             how = f"killed by {signal.Signals(-code).name}"
