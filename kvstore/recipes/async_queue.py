@@ -16,6 +16,7 @@ from paxon.kvstore.client.leases.async_lease import AsyncLease, go_on
 from paxon.kvstore.client.leases.keeping import LAST_SECONDS
 from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.client.watches.async_watch import AsyncWatch
+from paxon.kvstore.client.watches.events import Quiet
 from paxon.kvstore.errors import Compacted, LeaseExpired, LockLost, NotAcquired, PaxonError
 from paxon.kvstore.recipes.async_taking import take, under_lease
 from paxon.kvstore.recipes.contests import time_left, until_of
@@ -141,7 +142,7 @@ class AsyncQueue:
         while found.item is None:
             line.time_left(until)
             news = line.news(found.revision)
-            with contextlib.suppress(TimeoutError, Compacted):
+            with contextlib.suppress(Quiet, Compacted):
                 async with AsyncWatch(kv._core, kv._driver, news, None) as watch:
                     while not line.may_have_item(await watch.batch(time_left(until))):
                         pass

@@ -13,6 +13,7 @@ from paxon.kvstore.client.leases.async_lease import AsyncLease, go_on
 from paxon.kvstore.client.leases.keeping import LAST_SECONDS
 from paxon.kvstore.client.leases.requests import new_id
 from paxon.kvstore.client.watches.async_watch import AsyncWatch
+from paxon.kvstore.client.watches.events import Quiet
 from paxon.kvstore.errors import Compacted, RequestTimeout
 from paxon.kvstore.recipes.contests import (
     Contest,
@@ -120,5 +121,5 @@ async def _wait(
                 try:
                     if step.over(await watch.batch(seconds), watch.looked):
                         return
-                except TimeoutError:
+                except Quiet:
                     return

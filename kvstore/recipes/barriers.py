@@ -153,9 +153,7 @@ def _wait(hall: Hall, number: int, fence: int, found: RangeResult) -> Plan[int]:
             told = ready.entries[0].value
             full = int(told) if told.isdigit() else fence  # (somebody else's: it lets all in)
             if full < fence:  # those who meet may wait for all to leave
-                done = yield Txn([mine], [Delete(key)])
-                if not done.succeeded:
-                    raise (yield from why_gone(hall, number))
+                yield Txn([mine], [Delete(key)])
                 return 0
     ensure = Txn([Comparing.version(hall.ready) == 0], [Put(hall.ready, b"%d" % full)])
     done = yield Txn([mine], [ensure, Range(hall.ready)])

@@ -112,8 +112,7 @@ class Until:
             # Of any `most + 1` of them one has to go first, and the last ones most likely go last.
             self._keys = set(keys[-most - 1 :])
             spans = [(check_key(key), None) for key in (own, *self._keys)]
-            if 0 < again.operation.limit <= wire.MAX_LOOK:
-                look = again.operation  # (with a crowd that is woken each would have it looked at)
+            look = again.operation  # (with a crowd that is woken each would have it looked at)
         else:
             self._keys = set(keys)
             spans = [prefix_span(check_key(contest.prefix))]
@@ -267,7 +266,7 @@ def why_gone(contest: Contest, number: int) -> Plan[LeaseExpired | LockLost]:
     """The error of one whose key is gone while it waited."""
     # Asked only now: the lease of a key that is there was alive then.
     lease: LeaseInfo | None = yield ReadLease(number)
-    if lease is None or not lease.left:
+    if lease is None:
         return contest.expired()
     return contest.lost("its key was deleted while it waited")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Generic, Self, TypeVar
@@ -10,6 +9,7 @@ from typing import Generic, Self, TypeVar
 from paxon.kvstore.client.async_client import AsyncClient
 from paxon.kvstore.client.client import Client
 from paxon.kvstore.client.watches.async_watch import AsyncWatch
+from paxon.kvstore.client.watches.events import Quiet
 from paxon.kvstore.client.watches.watch import Watch
 from paxon.kvstore.errors import ClientClosed, Compacted
 from paxon.kvstore.recipes.contests import Contender, Contest, Standing, time_left, until_of
@@ -35,11 +35,9 @@ class _Observing(Generic[T, W]):
         if self._closed:
             raise ClientClosed("the observation is closed")
 
-    def _late(self, timeout: float | None, until: float) -> TimeoutError | None:
-        """The error when a watch has timed out; None: somebody else's `TimeoutError`."""
-        if timeout is None or time.monotonic() < until:
-            return None
-        return TimeoutError(f"nothing has changed within {timeout:g} s; the observation goes on")
+
+def _late(timeout: float | None) -> Quiet:
+    return Quiet(f"nothing has changed within {timeout:g} s; the observation goes on")
 
 
 class Observation(_Observing[T, Watch]):
@@ -90,10 +88,8 @@ class Observation(_Observing[T, Watch]):
                 self._untold += self._standing.after(watch.batch(time_left(until)))
             except Compacted:
                 self._watch = None
-            except TimeoutError:
-                if late := self._late(timeout, until):
-                    raise late from None
-                raise
+            except Quiet:
+                raise _late(timeout) from None
         return self._untold.popleft()
 
     def close(self) -> None:
@@ -143,10 +139,8 @@ class AsyncObservation(_Observing[T, AsyncWatch]):
                 self._untold += self._standing.after(await watch.batch(time_left(until)))
             except Compacted:
                 self._watch = None
-            except TimeoutError:
-                if late := self._late(timeout, until):
-                    raise late from None
-                raise
+            except Quiet:
+                raise _late(timeout) from None
         return self._untold.popleft()
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ from paxon.kvstore.client.client import Client
 from paxon.kvstore.client.leases.keeping import LAST_SECONDS
 from paxon.kvstore.client.leases.lease import Lease
 from paxon.kvstore.client.leases.requests import new_id
+from paxon.kvstore.client.watches.events import Quiet
 from paxon.kvstore.client.watches.watch import Watch
 from paxon.kvstore.errors import Compacted, LeaseExpired, LockLost, NotAcquired, PaxonError
 from paxon.kvstore.recipes.contests import time_left, until_of
@@ -173,7 +174,7 @@ class Queue:
             line.time_left(until)
             news = line.news(found.revision)
             with (
-                contextlib.suppress(TimeoutError, Compacted),
+                contextlib.suppress(Quiet, Compacted),
                 Watch(kv._core, kv._driver, news) as watch,
             ):
                 while not line.may_have_item(watch.batch(time_left(until))):

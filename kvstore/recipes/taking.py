@@ -11,6 +11,7 @@ from paxon.kvstore.client.client import Client
 from paxon.kvstore.client.leases.keeping import LAST_SECONDS
 from paxon.kvstore.client.leases.lease import Lease
 from paxon.kvstore.client.leases.requests import new_id
+from paxon.kvstore.client.watches.events import Quiet
 from paxon.kvstore.client.watches.watch import Watch
 from paxon.kvstore.errors import Compacted, PaxonError, RequestTimeout
 from paxon.kvstore.recipes.contests import (
@@ -116,5 +117,5 @@ def _wait(kv: Client, contest: Contest, step: Until, lease: Living, until: float
             try:
                 if step.over(watch.batch(seconds), watch.looked):
                     return
-            except TimeoutError:
+            except Quiet:
                 return

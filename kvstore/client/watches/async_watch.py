@@ -13,7 +13,7 @@ import msgspec
 from paxon.kvstore.client.async_driver import AsyncDriver, limited
 from paxon.kvstore.client.checks import check_wait
 from paxon.kvstore.client.core import ClientCore
-from paxon.kvstore.client.watches.events import Event, Told
+from paxon.kvstore.client.watches.events import Event, Quiet, Told
 from paxon.kvstore.errors import ClientClosed
 from paxon.kvstore.store.operations import Events, Result
 
@@ -114,7 +114,7 @@ class AsyncWatch:
                 await self._driver.wait(ticket)
         except TimeoutError:
             if not ticket.done:
-                raise TimeoutError(
+                raise Quiet(
                     f"nothing has happened within {timeout:g} s; the watch goes on"
                 ) from None
         finally:  # also where the task is cancelled: what has come by then is kept

@@ -68,6 +68,10 @@ def events_wanted(
     return Events(check_number(after, "revision"), [span], puts, deletes, previous)
 
 
+class Quiet(TimeoutError):
+    """Nothing has happened in the time given. (Any other one is a signal handler's, say.)"""
+
+
 class Told:
     """Events that have come and were not told yet, and how far all was told."""
 

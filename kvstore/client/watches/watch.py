@@ -12,7 +12,7 @@ from typing import Self
 from paxon.kvstore.client.checks import check_callable, check_wait
 from paxon.kvstore.client.core import ClientCore
 from paxon.kvstore.client.sync_driver import SyncDriver
-from paxon.kvstore.client.watches.events import Event, Told
+from paxon.kvstore.client.watches.events import Event, Quiet, Told
 from paxon.kvstore.errors import ClientClosed, PaxonError
 from paxon.kvstore.store.operations import Events, Result
 
@@ -166,4 +166,4 @@ class Watch:
             self.close()  # it cannot go on
             raise error
         if not self._told:
-            raise TimeoutError(f"nothing has happened within {timeout:g} s; the watch goes on")
+            raise Quiet(f"nothing has happened within {timeout:g} s; the watch goes on")
