@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+import pytest
 
 from paxon import Client, Held, Lock
 from paxon.testing import MemoryCluster
 from tests.waiting import wait_until
 
-__all__ = ["Other", "Waiter"]
+__all__ = ["Other", "Waiter", "interrupted"]
 
 
 class Other:
@@ -58,3 +62,26 @@ class Waiter(Other):
         super().join()
         assert self.error is not None
         return self.error
+
+
+@contextlib.contextmanager
+def interrupted(
+    cluster: MemoryCluster, once: Callable[[Client], bool], error: type[BaseException]
+) -> Iterator[None]:
+    """The block ends by this error, which a signal's handler raises once that is true."""
+
+    def handler(*_: object) -> None:
+        raise error("by a signal's handler")
+
+    def interrupt(client: Client) -> None:
+        wait_until(lambda: once(client))
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        other = Other(cluster, interrupt)
+        with pytest.raises(error, match="by a signal's handler"):
+            yield
+        other.join()
+    finally:
+        signal.signal(signal.SIGINT, before)

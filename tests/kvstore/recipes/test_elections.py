@@ -8,7 +8,6 @@ import threading
 import pytest
 
 from paxon import (
-    AsyncElection,
     AsyncLeadership,
     Client,
     Contender,
@@ -22,6 +21,7 @@ from paxon import (
 )
 from paxon.kvstore.recipes.contests import Contest, Standing, first_of
 from paxon.testing import MemoryCluster
+from tests.kvstore.recipes.bridge import only
 from tests.waiting import wait_until
 
 
@@ -121,6 +121,7 @@ def test_names_that_begin_alike_are_others(kv: Client) -> None:
         assert [each.key for each in kv.election("xy").contenders()] == [leading.key]
 
 
+@only("threads")
 def test_it_runs_a_function_and_resigns(kv: Client) -> None:
     election = kv.election("cron")
     assert election.run(lambda leading: leading.fence) > 0
@@ -146,44 +147,28 @@ def test_a_value_is_needed(kv: Client) -> None:
         kv.election("cron", ttl=-1)
 
 
-async def contend(election: AsyncElection, number: int) -> None:
-    """Wait until so many do."""
-    for _ in range(6000):
-        if len(await election.contenders()) == number:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"there were never {number} contenders")
-
-
-def test_the_async_election_does_the_same(cluster: MemoryCluster) -> None:
+@only("asyncio")
+def test_it_runs_a_coroutine_function_and_resigns(cluster: MemoryCluster) -> None:
     async def main() -> None:
         async with cluster.async_client() as kv:
             election = kv.election("cron")
-            told = election.observe()
-            assert await anext(told) is None and election.name == "cron"
-            async with await election.campaign("one") as leading:
-                assert value_of(await anext(told)) == b"one"
-                await leading.proclaim("uno")
-                assert value_of(await anext(told)) == b"uno"
-                with pytest.raises(NotAcquired):
-                    await election.campaign("two", timeout=0)
-                waiting = asyncio.create_task(election.campaign("two"))
-                await contend(election, 2)
-                assert value_of(await election.leader()) == b"uno"
-            second = await waiting
-            assert value_of(await anext(told)) == b"two" and second.fence > leading.fence
-            with pytest.raises(LockLost):
-                await leading.proclaim("again")
-            await second.resign()
-            assert await anext(told) is None
 
             async def act(leading: AsyncLeadership) -> int:
                 await leading.check()
                 return leading.fence
 
-            assert await election.run(act) > second.fence
+            assert await election.run(act) > 0
+
+            async def fail(_: AsyncLeadership) -> None:
+                raise ZeroDivisionError
+
+            with pytest.raises(ZeroDivisionError):
+                await election.run(fail, "me")
+            with pytest.raises(InvalidRequest, match="what an election runs"):
+                await election.run(lambda _: 7)  # type: ignore[arg-type, return-value]
+            async with await election.campaign("me"):
+                with pytest.raises(NotAcquired):
+                    await election.run(act, timeout=0)
             assert await kv.leases() == []
-            await told.close()
-            assert [each async for each in told] == []
 
     asyncio.run(main())

@@ -32,6 +32,12 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
+def cluster() -> Iterator[MemoryCluster]:
+    with MemoryCluster() as made:
+        yield made
+
+
+@pytest.fixture
 def at(cluster: MemoryCluster) -> tuple[str, str]:
     return ("--cluster", cluster.addresses[0])
 

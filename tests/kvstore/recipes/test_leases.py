@@ -118,6 +118,8 @@ def test_its_keys_go_with_it(cluster: Cluster) -> None:
         assert lease.lost.is_set() and lease.time_left() == 0.0
         with pytest.raises(LeaseExpired, match="it was revoked"):
             lease.keep_alive()
+        with pytest.raises(LeaseExpired, match="it was revoked"), lease:
+            pytest.fail("its block ran")
         with pytest.raises(LeaseExpired):
             kv.put("a", b"1", lease=lease)
         with pytest.raises(LeaseExpired):

@@ -24,6 +24,7 @@ from paxon import (
 )
 from paxon.kvstore.client.leases import async_lease
 from paxon.testing import MemoryCluster
+from tests.kvstore.recipes.bridge import only
 from tests.kvstore.recipes.others import Other
 from tests.waiting import wait_until
 
@@ -199,8 +200,6 @@ def test_what_was_let_go_of_or_lost_is_not_entered(cluster: MemoryCluster, kv: C
     ]
     for held in released:
         held.release()
-    with pytest.raises(LeaseExpired, match="it was revoked"), released[1].lease:
-        pytest.fail("its block ran")
     for held in (*released, lost()):
         with pytest.raises(LockLost, match=r"released|let go of|has ended"), held:
             pytest.fail("its block ran")
@@ -225,9 +224,7 @@ def test_what_was_let_go_of_or_lost_is_not_entered(cluster: MemoryCluster, kv: C
 def test_the_lease_that_ends_frees_it(cluster: MemoryCluster, kv: Client) -> None:
     """A holder that is dropped is not renewed any more: as if its process had died."""
     fence = kv.lock("a", ttl=60).acquire().fence
-    keeper = kv._keeper
-    assert keeper is not None
-    wait_until(lambda: not keeper._runs)
+    wait_until(lambda: not kv._care.leases)
     other = Other(cluster, lambda client: client.lock("a", ttl=600).acquire())
     wait_until(lambda: len(kv.lock("a").contenders()) == 2)
     cluster.let_pass(61)
@@ -236,6 +233,7 @@ def test_the_lease_that_ends_frees_it(cluster: MemoryCluster, kv: Client) -> Non
     held.release()
 
 
+@only("threads")
 def test_who_gives_up_and_cannot_revoke_does_not_renew_either(
     cluster: MemoryCluster, kv: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,45 +276,7 @@ async def contenders(lock: AsyncLock, number: int) -> None:
     raise AssertionError(f"there were never {number} contenders")
 
 
-def test_the_async_lock_does_the_same(cluster: MemoryCluster) -> None:
-    async def main() -> None:
-        async with cluster.async_client() as kv:
-            lock = kv.lock("a", reentrant=True)
-            order = []
-
-            async def turn(number: int) -> None:
-                async with kv.lock("a") as held:
-                    order.append((number, held.fence))
-
-            async with lock as held:
-                async with lock:
-                    pass
-                await held.check()  # entered twice, and left once
-            async with lock as held, lock as again:
-                assert again is held and await lock.locked() and lock.name == "a"
-                tasks = []
-                for number in range(3):
-                    tasks.append(asyncio.create_task(turn(number)))
-                    await contenders(lock, 2 + number)
-                with pytest.raises(NotAcquired):
-                    await kv.lock("a").acquire(timeout=0)
-                cancelled = tasks.pop(1)
-                cancelled.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await cancelled
-                assert len(await lock.contenders()) == 3 == len(await kv.leases())
-                await held.check()
-                assert (await kv.txn(if_=[held], then=[Put("x", "1")])).succeeded
-            await asyncio.gather(*tasks)
-            assert [number for number, _ in order] == [0, 2] and order[0][1] > held.fence
-            assert not await lock.locked() and await kv.leases() == [] and held.lost.is_set()
-            with pytest.raises(LockLost):
-                await held.check()
-            assert not async_lease._going_on
-
-    asyncio.run(main())
-
-
+@only("asyncio")
 def test_one_cancelled_twice_leaves_nothing_either(cluster: MemoryCluster) -> None:
     async def main() -> None:
         async with cluster.async_client() as kv, kv.lock("a") as held:
@@ -337,6 +297,7 @@ def test_one_cancelled_twice_leaves_nothing_either(cluster: MemoryCluster) -> No
     asyncio.run(main())
 
 
+@only("threads")
 def test_a_closed_client_leaves_nothing_of_its_recipes(
     cluster: MemoryCluster, kv: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,6 +339,7 @@ def _cut(*_: object, **__: object) -> None:
     raise RequestTimeout("no answer")
 
 
+@only("threads")
 def test_a_client_of_silent_servers_is_closed_in_time(
     cluster: MemoryCluster, kv: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -405,6 +367,7 @@ def _nowhere(*_: object) -> tuple[()]:
     return ()
 
 
+@only("asyncio")
 @pytest.mark.parametrize("what", ["lock", "lease", "item"])
 def test_a_cancelled_release_ends_it_all_the_same(
     cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch, what: str

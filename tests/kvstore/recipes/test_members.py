@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from typing import Any
 
 import pytest
 
 from paxon import (
-    AsyncObservation,
     Client,
     ClientClosed,
     Contender,
@@ -19,6 +17,7 @@ from paxon import (
     RequestTimeout,
 )
 from paxon.testing import MemoryCluster
+from tests.kvstore.recipes.bridge import only
 from tests.waiting import wait_until
 
 
@@ -57,13 +56,12 @@ def test_a_member_that_dies_is_one_no_more(cluster: MemoryCluster, kv: Client) -
     assert next(told) == []
     workers.join("one")  # and nobody keeps what it returned, as if its process had died
     assert values(next(told)) == [b"one"]
-    keeper = kv._keeper
-    assert keeper is not None
-    wait_until(lambda: not keeper._runs)
+    wait_until(lambda: not kv._care.leases)
     cluster.let_pass(61)
     assert next(told) == []
 
 
+@only("threads")
 def test_a_retried_update_says_what_the_update_would(
     kv: Client, request: pytest.FixtureRequest
 ) -> None:
@@ -135,36 +133,3 @@ def test_an_observation_times_out_and_ends(kv: Client) -> None:
     for _ in range(2):  # that its client was closed is an error
         with pytest.raises(ClientClosed, match="the client is closed"):
             next(late)
-
-
-async def ends(told: AsyncObservation[list[Contender]]) -> None:
-    """It says that nothing changes; closed by another task, it ends."""
-    with pytest.raises(TimeoutError, match=r"within 0\.01 s; the observation goes on"):
-        await told.next(0.01)
-    asyncio.get_running_loop().call_later(0.01, lambda: asyncio.ensure_future(told.close()))
-    assert [each async for each in told] == []
-    async with told:
-        with pytest.raises(ClientClosed, match="the observation is closed"):
-            await told.next(0)
-
-
-def test_the_async_ones_do_the_same(cluster: MemoryCluster) -> None:
-    async def main() -> None:
-        async with cluster.async_client() as kv:
-            workers = kv.members("workers")
-            told = workers.watch()
-            assert workers.name == "workers" and await anext(told) == []
-            async with await workers.join("one") as one:
-                assert values(await anext(told)) == [b"one"] == values(await workers.list())
-                await one.update("eins")
-                assert values(await anext(told)) == [b"eins"]
-                await one.leave()
-                assert await anext(told) == []
-                with pytest.raises(LockLost):
-                    await one.update("again")
-            hits = kv.counter("hits")
-            assert [await hits.add(2), await hits.value(), hits.name] == [2, 2, "hits"]
-            await ends(told)
-            assert await kv.leases() == []
-
-    asyncio.run(main())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 
 from paxon import (
-    AsyncQueueItem,
     Client,
     InvalidRequest,
     LockLost,
@@ -28,7 +26,8 @@ from paxon.kvstore.client.watches.events import Event
 from paxon.kvstore.recipes.queues import Line
 from paxon.kvstore.store.queues import claim
 from paxon.testing import MemoryCluster
-from tests.kvstore.recipes.others import Other
+from tests.kvstore.recipes.bridge import only
+from tests.kvstore.recipes.others import Other, interrupted
 from tests.waiting import wait_until
 
 
@@ -205,15 +204,12 @@ def test_one_that_waits_in_vain_leaves_nothing(
         other.join()
 
 
-def test_ctrl_c_leaves_nothing(cluster: MemoryCluster, kv: Client) -> None:
-    def interrupt(client: Client) -> None:
-        wait_until(lambda: waiting(client) == 1)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    other = Other(cluster, interrupt)
-    with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError])
+def test_ctrl_c_and_alarms_leave_nothing(
+    cluster: MemoryCluster, kv: Client, error: type[BaseException]
+) -> None:
+    with interrupted(cluster, lambda other: waiting(other) == 1, error):
         kv.queue("jobs").get()
-    other.join()
     assert kv.leases() == [] and kv.scan("jobs/") == []
 
 
@@ -362,51 +358,16 @@ def test_only_what_may_have_left_an_item_is_news(events: list[Any], expected: bo
     assert line.may_have_item([event(*each) for each in events]) is expected
 
 
-def wait_for_waiter(cluster: MemoryCluster) -> bool:
-    with cluster.client() as kv:
-        wait_until(lambda: waiting(kv) == 1)
-    return True
-
-
-def test_the_async_queue_does_the_same(cluster: MemoryCluster) -> None:
+@only("asyncio")
+def test_a_task_that_is_cancelled_leaves_nothing(cluster: MemoryCluster) -> None:
     async def main() -> None:
         async with cluster.async_client() as kv:
-            queue = kv.queue("jobs")
-            await queue.put("a")
-            await queue.put_many(["b"])
-            assert (queue.name, await queue.peek(), await queue.size()) == ("jobs", b"a", 2)
-            async with await queue.get() as item:
-                assert item.value == b"a"
-                tasks = [asyncio.create_task(queue.get()) for _ in range(3)]
-                second: AsyncQueueItem = (await asyncio.wait(
-                    tasks, return_when=asyncio.FIRST_COMPLETED))[0].pop().result()  # fmt: skip
-                assert second.value == b"b"
-            with pytest.raises(NotAcquired):
-                await queue.get(timeout=0)
-            with pytest.raises(NotAcquired):
-                await queue.get(timeout=0.05)
-            others = [task for task in tasks if not task.done()]
-            await second.release()
-            again: AsyncQueueItem = (await asyncio.wait(
-                others, return_when=asyncio.FIRST_COMPLETED))[0].pop().result()  # fmt: skip
-            assert again.value == b"b"
-            with pytest.raises(LockLost):
-                await second.done()
-            with pytest.raises(RuntimeError):
-                async with again:
-                    raise RuntimeError("it cannot be done")
-            last = await next(task for task in tasks if not task.done())
-            assert (last.value, await last.done() > 0) == (b"b", True)
-            cancelled = asyncio.create_task(queue.get())
-            assert await asyncio.to_thread(wait_for_waiter, cluster)
+            cancelled = asyncio.create_task(kv.queue("jobs").get())
+            while not await kv.scan("jobs/.queue/turn/"):
+                await asyncio.wait([cancelled], timeout=0.001)
             cancelled.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await cancelled
-            assert await kv.scan("jobs/") == []
-            urgent = kv.priority_queue("jobs")
-            await urgent.put("late")
-            await urgent.put_many(["early"], 1)
-            async with await urgent.get() as item:
-                assert item.value == b"early"
+            assert await kv.leases() == [] and await kv.scan("jobs/") == []
 
     asyncio.run(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +25,8 @@ from paxon import (
 from paxon.kvstore.client.leases import async_lease
 from paxon.kvstore.errors import UNKNOWN
 from paxon.testing import MemoryCluster
-from tests.kvstore.recipes.others import Waiter
+from tests.kvstore.recipes.bridge import only
+from tests.kvstore.recipes.others import Waiter, interrupted
 from tests.waiting import wait_until
 
 
@@ -193,22 +193,17 @@ def test_a_closed_client_waits_no_longer(
 
 
 @exclusive
-def test_ctrl_c_leaves_nothing(
-    cluster: MemoryCluster, kv: Client, kind: Callable[[Client], Lock]
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeoutError])
+def test_ctrl_c_and_alarms_leave_nothing(
+    cluster: MemoryCluster,
+    kv: Client,
+    kind: Callable[[Client], Lock],
+    error: type[BaseException],
 ) -> None:
     lock = kind(kv)
     with lock:
-
-        def interrupt() -> None:
-            with cluster.client() as other:
-                wait_until(lambda: len(kind(other).contenders()) == 2)
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-        thread = threading.Thread(target=interrupt, daemon=True)
-        thread.start()
-        with pytest.raises(KeyboardInterrupt):
+        with interrupted(cluster, lambda other: len(kind(other).contenders()) == 2, error):
             lock.acquire()
-        thread.join(60)
         assert len(lock.contenders()) == 1 == len(kv.leases())
 
 
@@ -217,16 +212,24 @@ def test_a_put_of_unknown_outcome_leaves_nothing(
     kv: Client, monkeypatch: pytest.MonkeyPatch, kind: Callable[[Client], Lock]
 ) -> None:
     """The answer to it never comes. (What arrives even later is refused: test_core_once.py.)"""
-    ask = kv._ask
+    client: Any = getattr(kv, "_of", kv)
+    ask = client._ask
 
     def cut(*args: Any) -> object:
-        done = ask(*args)
         if len(args[0]) == 1:
-            return done
+            return ask(*args)
         monkeypatch.undo()
+        done = ask(*args)
+        return fail() if client is kv else fail_after(done)
+
+    def fail() -> object:
         raise RequestTimeout(f"no answer{UNKNOWN}")
 
-    monkeypatch.setattr(kv, "_ask", cut)
+    async def fail_after(asked: Any) -> object:
+        await asked
+        return fail()
+
+    monkeypatch.setattr(client, "_ask", cut)
     with pytest.raises(RequestTimeout, match="no answer; it was given up, so nothing") as caught:
         kind(kv).acquire(timeout=1)
     assert not caught.value.unknown
@@ -278,37 +281,7 @@ ASYNC_KINDS: dict[str, Callable[[AsyncClient], AsyncLock]] = {
 }
 
 
-def test_the_async_ones_do_the_same(cluster: MemoryCluster) -> None:
-    async def main() -> None:
-        async with cluster.async_client() as kv:
-            gpu = kv.semaphore("gpu", 2)
-            async with gpu as one, gpu as two:
-                assert gpu.limit == 2 and await gpu.locked() and len(await gpu.holders()) == 2
-                waiting = asyncio.create_task(gpu.acquire())
-                await contenders(gpu, 3)
-                with pytest.raises(NotAcquired):
-                    await gpu.acquire(timeout=0)
-                await one.release()
-                three = await waiting
-                assert three.fence > two.fence
-                await three.release()
-            lock = kv.rwlock("a")
-            async with lock.read, lock.read:
-                writer = asyncio.create_task(lock.write.acquire())
-                await contenders(lock.write, 3)
-                reader = asyncio.create_task(lock.read.acquire())
-                await contenders(lock.write, 4)
-                assert [each.value for each in await lock.holders()] == [b"read", b"read"]
-            held = await writer
-            assert lock.name == "a" and not reader.done()
-            assert (await kv.txn(if_=[held], then=[Put("x", "1")])).succeeded
-            await held.release()
-            await (await reader).release()
-            assert await lock.contenders() == [] == await kv.leases()
-
-    asyncio.run(main())
-
-
+@only("asyncio")
 @pytest.mark.parametrize("kind", ASYNC_KINDS.values(), ids=ASYNC_KINDS)
 def test_a_task_that_is_cancelled_or_thrown_out_leaves_nothing(
     cluster: MemoryCluster, kind: Callable[[AsyncClient], AsyncLock]
