@@ -185,16 +185,17 @@ class Application:
             self._tell("enter", slot)
         self._rang = b""
         results: list[Executed] = []
-        if value != NO_OP:
-            if batch is None and value[0] == CONFIG:
+        if batch is None and value != NO_OP:
+            if value[0] == CONFIG:
                 self.configuration = value  # to the state machine it is nothing
             else:
-                if batch is None:
-                    batch = decode_batch(value)
-                self._all_went_well = True
-                results = with_allowance(self._execute_batch, slot, batch)
-        checksum = crc32(value) if checksum is None else checksum
-        self.chain.extend(slot, checksum, self._outcome(results))
+                batch = decode_batch(value)
+        if batch is not None:
+            self._all_went_well = True
+            results = with_allowance(self._execute_batch, slot, batch)
+        self.chain.extend(
+            slot, crc32(value) if checksum is None else checksum, self._outcome(results)
+        )
         if self._agreed_next is not self.agreed:
             self._agree(self._agreed_next)  # in force from the next slot on
             if self.agreed.digest_version != self.chain.version:
@@ -203,10 +204,10 @@ class Application:
 
     def _execute_batch(self, slot: int, batch: Batch) -> list[Executed]:
         """Renewals, then what is due, then the rest: one that comes in time is never too late."""
-        entries, timer = batch.entries, self.timer
+        entries, timer, sessions = batch.entries, self.timer, self.sessions
         self.reign = batch.reign
-        self.sessions.advance(batch.time)
-        time = self.machine.now = self.sessions.time
+        sessions.advance(batch.time)
+        time = self.machine.now = sessions.time
         if timer.tells:
             timer.advance(slot, time)
         self._slot_bytes = 0
@@ -243,10 +244,10 @@ class Application:
         Its text may well hold an address in memory, or read otherwise in another Python. And
         what is agreed is told with all the names that this release and its state machine know.
         """
-        part = self._part if self._compares_part else None
-        if self._all_went_well and part is None:
+        if self._all_went_well and not self._compares_part:
             replies = _encoder.encode([reply.payload for _, reply in results])
         else:
+            part = self._part if self._compares_part else None
             replies = _encoder.encode([_comparable(entry, reply, part) for entry, reply in results])
         return replies + self._rang
 
@@ -283,7 +284,8 @@ class Application:
         if session is None:
             self._all_went_well = False
             return EXPIRED
-        known = session.known(entry.seq)
+        seq = entry.seq
+        known = session.known(seq)
         if known is not None:
             self._all_went_well = False
             return known
@@ -292,12 +294,12 @@ class Application:
             return OUT_OF_ORDER
         if (
             session.kept >= sessions.max_kept_each or sessions.kept >= sessions.max_kept
-        ) and sessions.is_full(session, entry.seq):
+        ) and sessions.is_full(session, seq):
             return self._put_off(NOT_ACKNOWLEDGED)
         if self._slot_bytes >= SLOT_REPLIES and self._slot_is_full(entry):
             return self._put_off(SLOT_IS_FULL)
         reply = self._apply(entry.command)
-        size = sessions.keep(session, entry.seq, reply)
+        size = sessions.keep(session, seq, reply)
         self._slot_bytes += size
         if size >= LARGE_REPLY:
             self._large.add(entry.session)

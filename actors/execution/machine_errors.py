@@ -109,6 +109,17 @@ def bytes_from(machine: StateMachine, method: str, result: object) -> bytes:
     )
 
 
+class _Depths(dict[str, int]):
+    """How deep the interpreter stands by what it says; of each text but once (they are few)."""
+
+    def __missing__(self, text: str) -> int:
+        depth = self[text] = int(text[text.rindex("depth ") + 6 : text.rindex(":")])
+        return depth
+
+
+_depth_in = _Depths()
+
+
 def with_allowance(call: Callable[[*Ts], T], *args: *Ts) -> T:
     """Call with room for exactly `ALLOWANCE` nested calls, the called one included.
 
@@ -128,11 +139,9 @@ def with_allowance(call: Callable[[*Ts], T], *args: *Ts) -> T:
         try:
             sys.setrecursionlimit(1)
         except RecursionError as error:
-            text: str = error.args[0]
-            depth = int(text[text.rindex("depth ") + 6 : text.rindex(":")])
+            spare = limit - _depth_in[error.args[0]] - ALLOWANCE
         else:
             raise MachineFailure("this Python does not say how deep its calls nest")
-        spare = limit - depth - ALLOWANCE
         if spare == 0:
             return call(*args)
         if spare > 0:

@@ -180,18 +180,17 @@ class SessionTable:
         return session
 
     def _acknowledge(self, session: Session, acked: int) -> None:
-        replies = session.replies
-        freed = 0
+        replies, floor, freed = session.replies, session.floor, 0
         # Most often one or two numbers; but a client may leap over any range.
-        if acked - session.floor > len(replies):
+        if acked - floor > len(replies):
             gone: Iterable[int] = [seq for seq in replies if seq < acked]
         else:
-            gone = range(session.floor, acked)
+            gone = range(floor, acked)
         for seq in gone:
             reply = replies.pop(seq, None)
             if reply is not None:  # (as `reply_bytes`, without a call)
-                freed += FAILURE_BYTES if reply.status is _FAILED else self.count(reply.payload)
-                freed += MESSAGE_BYTES
+                size = FAILURE_BYTES if reply.status is _FAILED else self.count(reply.payload)
+                freed += size + MESSAGE_BYTES
         session.floor = acked
         session.kept -= freed
         self.kept -= freed

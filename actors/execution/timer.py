@@ -53,9 +53,10 @@ class MachineTimer:
 
     def look(self, slot: int, *, commands: bool) -> None:
         """Entries of a slot were executed: ask when to wake the machine next."""
-        self.next = self._ask(slot)
-        self.tired = self.tired and not commands
-        self.due = None if self.tired else self.next
+        due = self.next = self._ask(slot)
+        if self.tired:
+            self.tired = not commands
+        self.due = None if self.tired else due
 
     def restored(self, slot: int, *, tired: bool) -> None:
         """The machine has become that of a snapshot."""

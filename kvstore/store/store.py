@@ -268,17 +268,18 @@ class KVStore(StateMachine):
         self._version += 1
         if len(operations) == 1 and type(put := operations[0]) is Item and self._put_alone(put):
             return _encoder.encode((self._state.revision,))
-        self._room.begin()
         results: list[Result] = []
         most = self._bounds.max_value_bytes
-        runs = [(Item, operations)] if puts else groupby(operations, type)
-        for kind, them in runs:
-            done, run = 0, list(them)
-            if kind is Item and (
-                len(command) <= most or all(len(put.value) <= most for put in run)  # type: ignore[union-attr,arg-type]
-            ):
-                done = self._put_many(run, results)  # type: ignore[arg-type]
-            results += map(self._execute, run[done:] if done else run)
+        if not puts or len(command) > most or self._put_many(operations, results) < len(operations):  # type: ignore[arg-type]
+            self._room.begin()
+            short = len(command) <= most
+            for kind, them in groupby(operations[len(results) :], type):
+                done, run = 0, list(them)
+                if kind is Item and (
+                    short or all(len(put.value) <= most for put in run)  # type: ignore[union-attr,arg-type]
+                ):
+                    done = self._put_many(run, results)  # type: ignore[arg-type]
+                results += map(self._execute, run[done:] if done else run)
         self._state.keep_index()
         return encode_results(results)
 
@@ -320,12 +321,11 @@ class KVStore(StateMachine):
         Adds their results, and returns how many were carried out: all up to one that has to do with
         a lease, or is refused.
         """
-        state = self._state
-        data, befores, leased = state.data, state.history.befores, len(state.leases) > 0
-        find, keep, spent, done = data.get, befores.append, 0, len(puts)
-        first = revision = state.revision + 1
-        for put in puts:
-            held = find(put.key)
+        state, history, spent = self._state, self._state.history, 0
+        data, befores, leased = state.data, history.befores, len(state.leases) > 0
+        first, done = state.revision + 1, len(puts)
+        for revision, put in enumerate(puts, first):
+            held = data.get(put.key)
             if held is None:
                 if put.lease or not 0 < len(put.key) <= self._bounds.max_key_bytes:
                     done = revision - first
@@ -334,7 +334,7 @@ class KVStore(StateMachine):
                 put.version = 1
                 if state.index is not None:
                     state.unindexed.add(put.key)
-                keep(put.key)
+                befores.append(put.key)
             elif put.lease or (leased and held.lease):
                 done = revision - first
                 break
@@ -343,14 +343,13 @@ class KVStore(StateMachine):
                 put.created = held.created
                 put.version = held.version + 1
                 spent += len(held.value)
-                keep(held)
+                befores.append(held)
             put.modified = revision
             data[put.key] = put
-            revision += 1
         if done:
             state.revision += done
-            state.history.items += puts[:done] if done < len(puts) else puts
-            state.history.count(done, spent + done * EVENT_BYTES)
+            history.items += puts[:done] if done < len(puts) else puts
+            history.count(done, spent + done * EVENT_BYTES)
             results += range(first, first + done)
         return done
 
