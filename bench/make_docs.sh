@@ -19,7 +19,7 @@ for bench in "$@"; do
     flags='--plots docs/plots'
     case $bench in
     figures) page=README.md flags= ;;
-    contention) page=README.md ;;
+    contention) page=README.md flags= ;;  # (`compare` makes its picture)
     coordination) page=docs/coordination.md flags= ;;
     compare) flags="$flags --seconds 0.6 --warmup 0.2 --repeat 3" ;;
     scale) ;;

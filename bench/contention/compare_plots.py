@@ -34,7 +34,8 @@ def compare_plots(report: CompareReport) -> dict[str, Figure]:
     plots: dict[str, Figure] = {}
     sweeps = {sweep.name: sweep for sweep in report.sweeps}
     if "contention" in sweeps:
-        plots["contention"] = _contention(report, sweeps.pop("contention"))
+        name = "contention" if report.bench == "contention" else "compare-contention"
+        plots[name] = _contention(report, sweeps.pop("contention"))
     if "proposers" in sweeps:
         plots["compare-proposers"] = _proposers(report, sweeps.pop("proposers"))
     if "load" in sweeps:
@@ -73,7 +74,7 @@ def _panel(
         axes.set_yscale("log")
         axes.set_ylim(10 ** math.floor(math.log10(low)), None)
     else:
-        axes.set_ylim(0, 1.08 * high or 1.0)
+        axes.set_ylim(0, None if high else 1.0)
     style.plain_numbers(axes.yaxis)
     style.tidy(axes, title)
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from paxon.bench.cli.figures import FIGURES, figures_report, figures_sections
 from paxon.bench.contention import compare_plots
-from paxon.bench.contention.compare import CompareReport, compare_sections
+from paxon.bench.contention.compare import CompareReport, compare_sections, rows_of
 from paxon.bench.harness.errors import BenchError
 from paxon.bench.harness.measure import ratios_of
 from paxon.bench.harness.plot_style import check_plots, save_plot
@@ -211,7 +211,10 @@ def a_plot() -> Any:
 
 
 PLOTS: list[tuple[Callable[[], Any], set[str]]] = [
-    (compare_plot("contention"), {"immediate, 3 proposers", "phase-1 rounds a second", "450"}),
+    (
+        compare_plot("compare-contention"),
+        {"immediate, 3 proposers", "phase-1 rounds a second", "450"},
+    ),
     (compare_plot("compare-proposers"), {"stable", "immediate", "preemptions a second"}),
     (compare_plot("compare-latency"), {"stable, p50", "backoff, p99"}),
     (compare_plot("compare-sweeps"), {"How long backoff waits", "Size of values", "cap 100 ms"}),
@@ -236,9 +239,23 @@ def test_plots(draw: Callable[[], Any], labels: set[str], tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_no_whisker_goes_beyond_its_panel() -> None:
+    report = compare_report()
+    repeats = [measurement(rate) for rate in (1000.0, 1000.0, 3000.0)]
+    report = msgspec.structs.replace(
+        report, rows=rows_of({row.point: repeats for row in report.rows})
+    )
+    for axes in compare_plots.compare_plots(report)["compare-sweeps"].axes:
+        lines: Any = axes.collections[0]
+        assert max(each[:, 1].max() for each in lines.get_segments()) == 3000 < axes.get_ylim()[1]
+
+
+@pytest.mark.slow
 def test_the_same_figures_give_the_same_picture(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        save_plot(compare_plots.compare_plots(compare_report())["contention"], tmp_path / name)
+        save_plot(
+            compare_plots.compare_plots(compare_report())["compare-contention"], tmp_path / name
+        )
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
 
 

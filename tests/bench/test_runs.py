@@ -140,7 +140,7 @@ def test_compare(tmp_path: Path) -> None:
     assert len(stable.reigns) == 1
     assert len(duel.reigns) > 1
     files = {path.name for path in (tmp_path / "plots").iterdir()}
-    names = {"contention", "compare-sweeps", "compare-ballots"}
+    names = {"compare-contention", "compare-sweeps", "compare-ballots"}
     assert files == {f"{name}.{form}" for name in names for form in ("svg", "png")}
     assert "Round-trip time between servers" in shown
     assert "| stable | 10 |" in page.read_text()
