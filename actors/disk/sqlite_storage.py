@@ -85,6 +85,8 @@ CHECK_FILES_EVERY = 10
 """An open server looks at every so many tidyings, about once a second, for its own files."""
 _CANNOT_WRITE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 """SQLite's words for whatever the system said, but for a full disk."""
+_LONGEST_NAME = 500
+"""Bytes of a database's name: SQLite takes 512, with what it appends for files of its own."""
 
 
 class DiskFullError(StorageError):
@@ -654,4 +656,9 @@ class SqliteStorage(Storage):
         if damaged:
             said = str(error).splitlines()[0]  # what was found is quoted, ends of lines and all
             return CorruptStorage(f"{self._directory.database} is damaged ({said}): {REMEDY}")
+        if len(os.fsencode(self._directory.database.absolute())) > _LONGEST_NAME:
+            return StorageError(
+                f"{self._directory.database}: SQLite takes names of at most {_LONGEST_NAME} bytes: "
+                "choose a directory with a shorter one"
+            )
         return StorageError(f"{self._directory.database} cannot be used ({error}): check the disk")

@@ -198,10 +198,15 @@ def machine_name(machine: type[StateMachine | Replicated] | None) -> tuple[str, 
         )
     if machine.__module__ == "__main__":
         main = sys.modules["__main__"]
-        if (
-            getattr(main, "__spec__", None) is None
-            and not Path(getattr(main, "__file__", None) or "<stdin>").exists()
-        ):
+        spec = getattr(main, "__spec__", None)
+        if spec is not None and spec.name.endswith(".__main__"):  # python -m PACKAGE
+            return f"{spec.name}:{machine.__qualname__}", False
+        if spec is not None and spec.name == "__main__":  # of a directory or an archive
+            raise ClusterError(
+                f"machine = {machine.__qualname__}: a class in a __main__.py cannot be imported by "
+                "the servers; put it into a module beside it"
+            )
+        if spec is None and not Path(getattr(main, "__file__", None) or "<stdin>").exists():
             raise ClusterError(
                 f"machine = {machine.__qualname__}: a class typed at a prompt cannot be imported "
                 "by the servers; put it into a module"

@@ -214,6 +214,26 @@ def test_a_script_that_servers_cannot_import_is_told_so(tmp_path: Path) -> None:
     assert "while it imported the main script" in last
 
 
+def test_a_class_in_the_main_module_of_a_package_is_found_and_one_in_an_archive_refused(
+    tmp_path: Path,
+) -> None:
+    """`multiprocessing` imports neither: the servers said that the module has no such class."""
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__main__.py").write_text(
+        "from paxon import LocalCluster, ReplicatedCounter\n"
+        "class Own(ReplicatedCounter[str]): pass\n"
+        'if __name__ == "__main__":\n'
+        "    with LocalCluster(1, machine=Own) as cluster, cluster.proxy(Own) as own:\n"
+        "        print(own.increment('a'))\n"
+    )
+    done = run_python("-m", "package", cwd=tmp_path)
+    assert (done.stdout, done.returncode) == ("1\n", 0), done.stderr
+    done = run_python("package", cwd=tmp_path)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and last.endswith("put it into a module beside it")
+
+
 class Dies(StateMachine):
     """Ends the server that is to run it, without a word."""
 

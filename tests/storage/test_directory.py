@@ -191,6 +191,16 @@ def test_a_program_that_writes_to_the_database_is_named_as_the_reason(used: Path
     storage.close()
 
 
+def test_a_directory_has_a_name_that_sqlite_takes(tmp_path: Path) -> None:
+    above = tmp_path / ("d" * 200)
+    above.mkdir()
+    room = 500 - len(os.fsencode(above / "x" / "x" / "paxon.db"))
+    inside = above / ("d" * (room // 2 + 1))
+    open_sqlite(inside / ("d" * (room - room // 2 + 1))).close()
+    with pytest.raises(StorageError, match="500 bytes: choose a directory with a shorter one"):
+        open_sqlite(inside / ("d" * (room - room // 2 + 2)))
+
+
 def test_a_refused_opening_leaves_the_lock_free(used: Path) -> None:
     refused(used, "belongs to server 1", server=3)
     open_sqlite(used).close()
