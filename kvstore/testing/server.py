@@ -62,6 +62,9 @@ class MemoryServer:
 
     def __init__(self, machine: StateMachine, settings: dict[str, object]) -> None:
         """Start it and wait until it serves. Raises `SettingsError`, `ServerStartError`."""
+        for name in ("durability", "rejoin"):
+            if name in settings:
+                raise SettingsError(f"'{name}' is of no use here: its disk is in memory too")
         try:
             checked = {name: check_option(name, value) for name, value in settings.items()}
         except OptionError as error:
@@ -119,7 +122,8 @@ class MemoryServer:
                 raise ServerStartError(f"the server does not lead after {_START_SECONDS:g} s")
             self.let_pass(_TICK)
         # The log's time runs on once a heartbeat was answered, and the next one looks at it.
-        self.let_pass(2 * _TICK)
+        for _ in range(2):
+            self.let_pass(self._settings.heartbeat_interval)
 
     def _network(self) -> Network:
         return MemoryEndpoint(

@@ -207,6 +207,9 @@ def test_wrong_settings_are_named() -> None:
         MemoryCluster(window=0)
     with pytest.raises(paxon.SettingsError, match=r"'windwo' \(did you mean 'window'\?\)"):
         MemoryCluster(windwo=1)
+    for option in ({"durability": "disk"}, {"rejoin": True}):
+        with pytest.raises(paxon.SettingsError, match="its disk is in memory too"):
+            MemoryCluster(**option)
     nobody = paxon.proxy("127.0.0.1:1", paxon.ReplicatedDict)
     machines: tuple[Any, ...] = (3, lambda: 3, lambda: Sum, paxon.Replicated, lambda: nobody)
     for machine in machines:
