@@ -448,9 +448,11 @@ class Client(StoreCalls, LeaseCalls, WatchCalls, _BlockingClient):
     ) -> KVTicket:
         limit = self._timeout if timeout is None else check_timeout(timeout, self._timeout)
         driver, core = self._driver, self._core
-        driver.enter()
+        if driver.held():  # (first looked at here: each operation comes this way)
+            driver.enter()
         with driver.lock:
-            driver.check()
+            if driver.refusal:
+                driver.check()
             now = time.monotonic()
             ticket = core.submit_operation(
                 operation, now=now, deadline=now + limit, mode=mode, keeps=True

@@ -131,17 +131,10 @@ class CommandCore(Generic[PayloadT, ResultT]):
     # --- for callers -------------------------------------------------------------------------
 
     def submit(
-        self,
-        payload: PayloadT,
-        *,
-        now: float,
-        deadline: float,
-        mode: ReadMode | None = None,
-        after: Ticket[PayloadT, ResultT] | None = None,
-        weight: int = 1,
-        size: int = 0,
+        self, payload: PayloadT, *, now: float, deadline: float, mode: ReadMode | None = None,
+        after: Ticket[PayloadT, ResultT] | None = None, weight: int = 1, size: int = 0,
         keeps: bool = False,
-    ) -> Ticket[PayloadT, ResultT]:
+    ) -> Ticket[PayloadT, ResultT]:  # fmt: skip
         """Take in a command (`mode` None) or query. Nothing is sent before the next `poll`.
 
         Args:
@@ -164,7 +157,10 @@ class CommandCore(Generic[PayloadT, ResultT]):
         if self._just_answered:
             still_due = self._just_answered > weight and now < self._answered_at + GRACE
             self._just_answered = self._just_answered - weight if still_due else 0
-        (self._writes if mode is None else self._reads[mode]).add(ticket)
+        queue = self._writes if mode is None else self._reads[mode]
+        queue.append(ticket)  # (as `add`, without a call)
+        queue.weight += weight
+        queue.size += size
         return ticket
 
     def ask(

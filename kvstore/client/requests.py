@@ -76,8 +76,8 @@ class Ticket(msgspec.Struct, Generic[PayloadT, ResultT], eq=False):
     request: Request | None = None
     """What carries it, once formed and until done."""
     done: bool = False
-    executed: bool = False
-    """Whether it certainly was executed, whatever came of it."""
+    executed: bool = True
+    """Whether it certainly was executed, whatever came of it; once it is done."""
     result: ResultT | None = None
     error: PaxonError | None = None
     on_done: Callable[[Ticket[PayloadT, ResultT]], None] | None = None
@@ -100,7 +100,8 @@ class Ticket(msgspec.Struct, Generic[PayloadT, ResultT], eq=False):
             return
         # (To set a field costs far more than to look at one.)
         self.done = True
-        self.executed = executed
+        if not executed:
+            self.executed = False
         self.result = result
         if error is not None:
             self.error = error

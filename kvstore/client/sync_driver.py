@@ -74,7 +74,7 @@ class SyncDriver:
         self._watched: dict[AnyTicket, list[Callable[[], object]]] = {}
         self._callbacks: list[Callable[[], object]] = []
         """Due; run by whichever thread next holds no lock."""
-        self._refusal = ""
+        self.refusal = ""
         """Why nothing is taken in any more; "" while it is."""
         self._unusable = False
         """The sockets are closed, or are as soon as nobody drives."""
@@ -96,14 +96,14 @@ class SyncDriver:
 
     def check(self) -> None:
         """Raise `ClientClosed` if the client can no longer be used."""
-        if self._refusal:
+        if self.refusal:
             self._refuse()
 
     def _refuse(self) -> NoReturn:
-        if self._refusal is _ENDED and threading.current_thread() is not threading.main_thread():
+        if self.refusal is _ENDED and threading.current_thread() is not threading.main_thread():
             with self.lock:  # given back meanwhile: as a rule we do not wake up again
                 threading.Condition(self.lock).wait(_LAST_SECONDS)
-        raise ClientClosed(self._refusal)
+        raise ClientClosed(self.refusal)
 
     def pump(self) -> None:
         """Send what the core wants sent, take in what is there. With the lock held."""
@@ -232,8 +232,8 @@ class SyncDriver:
         """Fail everything that is waited for, and what is asked for later."""
         self.enter()
         with self.lock:
-            if not self._refusal:
-                self._refusal = CLOSED
+            if not self.refusal:
+                self.refusal = CLOSED
                 self._core.fail_all(ClientClosed(CLOSED))
 
     def close(self) -> None:
@@ -259,7 +259,7 @@ class SyncDriver:
         if not self.lock.acquire(timeout=_LAST_SECONDS):
             return
         try:
-            self._refusal = self._refusal or _ENDED
+            self.refusal = self.refusal or _ENDED
             self._unusable = True
             if self._driver is None:
                 self._release()
@@ -428,7 +428,7 @@ class SyncDriver:
         self._driver = None
         self._released = True
         self._unusable = True
-        self._refusal = FORKED
+        self.refusal = FORKED
 
 
 def _seconds(due: float) -> float:

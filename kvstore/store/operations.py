@@ -438,6 +438,8 @@ _ONE = b"\x91"
 """How a command of one operation begins."""
 _PUT = b"\x93\x01"
 """How a put begins: an array of three, its tag."""
+PUT_BYTES = 16
+"""What a put takes in a command besides its key and value, at most."""
 _LONGEST_HEAD = 5
 """The bytes of msgpack's head of an array before its elements, at most."""
 _puts_decoder = msgspec.msgpack.Decoder(list[Item])
@@ -560,7 +562,7 @@ def is_split(result: Result) -> bool:
 def operation_bytes(operation: Operation | Compare) -> int:
     """About what the operation takes in a command, in bytes, never less than it does."""
     if isinstance(operation, Put):
-        return len(operation.key) + len(operation.value) + 16
+        return len(operation.key) + len(operation.value) + PUT_BYTES
     if isinstance(operation, Get):
         return len(operation.key) + 24
     if isinstance(operation, Txn):
