@@ -21,7 +21,7 @@ __all__ = [
     "sync_directory",
 ]  # fmt: skip
 
-FORMAT_VERSION = 10
+FORMAT_VERSION = 11
 """Rises with what is stored, and what executing it comes to (tests/objects/test_outcomes.py)."""
 DATABASE_NAME = "paxon.db"
 LOCK_NAME = "paxon.lock"

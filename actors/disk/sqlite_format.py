@@ -15,32 +15,24 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.disk.data_directory import DATABASE_NAME, FORMAT_VERSION, WITNESS_NAME, is_there
-from paxon.actors.disk.storage import REMEDY, CorruptStorage, Marks
+from paxon.actors.disk.storage import REMEDY, SLOT_LIMIT, CorruptStorage, Marks
 from paxon.actors.messages import Accepted, Made, Place
 from paxon.actors.records.configuration import Configuration
 
 __all__ = [
-    "SCHEMA", "INSERT_META", "UPDATE_META", "PUT_ACCEPTED", "Identity", "Contents",
-    "row_checksum", "inspect", "Held", "held_in", "read_accepted",
+    "SCHEMA", "LOG_ROWS", "PUT_ROW", "Identity", "Contents", "row_checksum", "inspect", "Held",
+    "held_in", "read_accepted",
 ]  # fmt: skip
 
+_META_SLOT = SLOT_LIMIT
+"""The last row is that of no slot: it says all that is not in the others."""
 SCHEMA = """
-CREATE TABLE meta (
-    format INTEGER NOT NULL,
-    cluster TEXT NOT NULL,
-    server INTEGER NOT NULL,
-    incarnation INTEGER NOT NULL,
-    marks TEXT NOT NULL,
-    commits INTEGER NOT NULL,
-    rows INTEGER NOT NULL,
-    rows_checksum INTEGER NOT NULL,
-    checksum INTEGER NOT NULL
-);
 CREATE TABLE accepted (
     slot INTEGER PRIMARY KEY,
     round INTEGER NOT NULL,
@@ -49,36 +41,56 @@ CREATE TABLE accepted (
     checksum INTEGER NOT NULL
 );
 """
-INSERT_META = "INSERT INTO meta VALUES (?,?,?,?,?,?,?,?,?)"
-UPDATE_META = "UPDATE meta SET marks=?, commits=?, rows=?, rows_checksum=?, checksum=?"
-PUT_ACCEPTED = "INSERT OR REPLACE INTO accepted VALUES (?,?,?,?,?)"
+_GET_META = f"SELECT * FROM accepted WHERE slot={_META_SLOT}"
+PUT_ROW = "INSERT OR REPLACE INTO accepted VALUES (?,?,?,?,?)"
+LOG_ROWS = f"accepted WHERE slot<{_META_SLOT}"
+"""The rows of slots."""
 
 _ROW = struct.Struct("<3qL")
 _HEADER = struct.Struct(">8I")
 _FRAME = struct.Struct(">6I")
 _INDEX_HEADER_BYTES = 48
 _LAST_FRAME_OFFSET = 16
+_encoder = msgspec.json.Encoder()
 MAGIC_LITTLE_ENDIAN = 0x377F0682
 MAGIC_BIG_ENDIAN = 0x377F0683
 
 
+class _Meta(msgspec.Struct):
+    """The last row's value, as JSON, so that people can read it, too."""
+
+    format: int
+    cluster: str
+    server: ServerId
+    incarnation: int
+    marks: Marks
+    commits: int
+    rows: int
+    rows_checksum: int
+
+
 class Identity:
-    """Whose database it is: the first columns of `meta`."""
+    """Whose database it is."""
 
     def __init__(self, cluster: str, server: ServerId, incarnation: int) -> None:
-        self.columns = (FORMAT_VERSION, cluster, server, incarnation)
-        self._checksum = zlib.crc32(repr(self.columns).encode())
+        self._meta = _Meta(FORMAT_VERSION, cluster, server, incarnation, Marks(), 0, 0, 0)
 
-    def meta(
+    def row(
         self, marks: Marks, commits: int, rows: int, rows_checksum: int
-    ) -> tuple[str, int, int, int, int]:
-        """The other columns. The marks are JSON, so that people can read them, too."""
-        text, numbers = msgspec.json.encode(marks), (commits, rows, rows_checksum)
-        return text.decode(), *numbers, self.checksum(text, *numbers)
+    ) -> tuple[int, int, int, bytes, int]:
+        """The last row. It is on the page of the newest ones: a small commit writes no other."""
+        meta = self._meta
+        meta.marks, meta.commits = marks, commits
+        meta.rows, meta.rows_checksum = rows, rows_checksum
+        text = _encoder.encode(meta)
+        return _META_SLOT, 0, 0, text, row_checksum(_META_SLOT, 0, 0, zlib.crc32(text))
 
-    def checksum(self, marks: bytes, *numbers: int) -> int:
-        """Over all of `meta`."""
-        return zlib.crc32(repr(numbers).encode(), zlib.crc32(marks, self._checksum))
+    def owns(self, meta: _Meta) -> bool:
+        """Whether this was written to the same directory, in the same format."""
+        own = self._meta
+        return (meta.format, meta.cluster, meta.server, meta.incarnation) == (
+            own.format, own.cluster, own.server, own.incarnation,
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -90,7 +102,7 @@ class Contents:
     """The number of the last transaction."""
     rows: int
     rows_checksum: int
-    """How many rows `accepted` has, and the sum of their checksums."""
+    """How many rows `accepted` has for slots, and the sum of their checksums."""
     accepted: list[Accepted] = field(default_factory=list)
     """All rows in the order of slots, those that wait for their deletion too."""
 
@@ -121,9 +133,9 @@ def held_in(directory: Path) -> Held | None:
     uri = f"{(directory / DATABASE_NAME).absolute().as_uri()}?mode=ro"
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
-            (text,) = database.execute("SELECT marks FROM meta").fetchone()
-        marks = msgspec.json.decode(text, type=Marks)
-    except (sqlite3.Error, TypeError, UnicodeError, msgspec.DecodeError):
+            ((*_, text, _),) = database.execute(_GET_META)
+        marks = msgspec.json.decode(text, type=_Meta).marks
+    except (sqlite3.Error, TypeError, ValueError, msgspec.DecodeError):
         return None
     made = marks.made
     if made is None:
@@ -145,11 +157,10 @@ def inspect(path: Path, identity: Identity, witnessed: int) -> Contents:
     )
     with contextlib.closing(database), _damage_told(path):
         # The index is made from the log by the first statement that reads.
-        schema = database.execute("SELECT sql FROM sqlite_schema").fetchall()
+        schema = database.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema").fetchall()
         log.check()
-        for table in SCHEMA.split(";")[:-1]:
-            if (table.strip(),) not in schema:
-                raise CorruptStorage(f"{path} is damaged (its schema is another): {REMEDY}")
+        if schema != [("table", "accepted", "accepted", SCHEMA.strip(" ;\n"))]:
+            raise CorruptStorage(f"{path} is damaged (its schema is another): {REMEDY}")
         _check_structure(path, database)
         contents = _read_meta(path, database, identity)
         if contents.commits < witnessed:
@@ -186,39 +197,38 @@ def _check_structure(path: Path, database: sqlite3.Connection) -> None:
 
 
 def _read_meta(path: Path, database: sqlite3.Connection, identity: Identity) -> Contents:
-    found = database.execute("SELECT * FROM meta").fetchall()
-    try:
-        ((_, cluster, server, incarnation, text, commits, rows, rows_checksum, checksum),) = found
-        owner = Identity(cluster, server, incarnation)
-        whole = owner.checksum(text.encode(), commits, rows, rows_checksum) == checksum
-    except (ValueError, TypeError, AttributeError):
-        whole = False
-    if not whole:
+    found = database.execute(_GET_META).fetchall()
+    if not found or not _is_whole_row(*found[0]):
         raise CorruptStorage(
-            f"{path}, table meta: the only row is damaged (its checksum is wrong); {REMEDY}"
+            f"{path}, table accepted: the last row, which holds the marks, is damaged (its "
+            f"checksum is wrong); {REMEDY}"
         )
-    if owner.columns != identity.columns:
+    meta = msgspec.json.decode(found[0][3], type=_Meta)
+    if not identity.owns(meta):
         raise CorruptStorage(
             f"{path} and {WITNESS_NAME} are of two directories: put together what belongs "
             f"together, or {REMEDY}"
         )
-    return Contents(msgspec.json.decode(text, type=Marks), commits, rows, rows_checksum)
+    return Contents(meta.marks, meta.commits, meta.rows, meta.rows_checksum)
+
+
+def _is_whole_row(slot: Any, round_: Any, leader: Any, value: Any, checksum: Any) -> bool:
+    """Whether a row's checksum is right, whatever its columns are by now."""
+    try:
+        return bool(row_checksum(slot, round_, leader, zlib.crc32(value)) == checksum)
+    except (TypeError, struct.error):
+        return False
 
 
 def read_accepted(
     path: Path, database: sqlite3.Connection, rows: int, rows_checksum: int
 ) -> list[Accepted]:
-    """All rows of `accepted`, checked one by one and as a set. Raises `CorruptStorage`."""
+    """All rows of slots, checked one by one and as a set. Raises `CorruptStorage`."""
     accepted = []
     total = 0
-    for slot, round_, leader, value, checksum in database.execute(
-        "SELECT * FROM accepted ORDER BY slot"
-    ):
-        try:
-            whole = row_checksum(slot, round_, leader, zlib.crc32(value)) == checksum
-        except (TypeError, struct.error):
-            whole = False
-        if not whole:
+    for row in database.execute(f"SELECT * FROM {LOG_ROWS} ORDER BY slot"):
+        slot, round_, leader, value, checksum = row
+        if not _is_whole_row(*row):
             raise CorruptStorage(
                 f"{path}, table accepted: the row of slot {slot} is damaged (its checksum is "
                 f"wrong); {REMEDY}"

@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,9 @@ from paxon.actors.disk.room import (
 )
 from paxon.actors.disk.snapshot_files import SnapshotFiles
 from paxon.actors.disk.sqlite_format import (
-    INSERT_META,
-    PUT_ACCEPTED,
+    LOG_ROWS,
+    PUT_ROW,
     SCHEMA,
-    UPDATE_META,
     Identity,
     inspect,
     read_accepted,
@@ -241,8 +240,7 @@ class SqliteStorage(Storage):
             database.execute("PRAGMA synchronous=FULL")
             database.execute("PRAGMA journal_mode=WAL").fetchall()
             database.executescript(f"BEGIN IMMEDIATE;{SCHEMA}")
-            columns = identity.meta(Marks(), FIRST_COMMIT, 0, 0)
-            database.execute(INSERT_META, (*identity.columns, *columns))
+            database.execute(PUT_ROW, identity.row(Marks(), FIRST_COMMIT, 0, 0))
             database.execute("COMMIT")
             # Closing would do that, too, and hide an error: what is in the log is not renamed.
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -280,19 +278,12 @@ class SqliteStorage(Storage):
         if self._log_pages >= FORCED_CHECKPOINT_PAGES:
             self._checkpoint()
         discarding = self._discarding or self._marks.discarded > self.durable.discarded
-        writes = self._rows or self._sealed is not None
-        self._transact(self._write_rows if writes else None, discarding=discarding)
+        self._transact(discarding=discarding)
         if self._files.taking:
             self._files.beside(sum(len(value) for _, value, _ in self._rows.values()))
 
-    def _transact(
-        self,
-        write: Callable[[sqlite3.Cursor], None] | None,
-        *,
-        discarding: bool,
-        again: bool = False,
-    ) -> None:
-        """One synced transaction, which always writes `meta` with a new commit number.
+    def _transact(self, *, discarding: bool, again: bool = False) -> None:
+        """One synced transaction, which always writes the last row with a new commit number.
 
         It is tried once more if snapshots can make room for it.
         """
@@ -306,12 +297,14 @@ class SqliteStorage(Storage):
         self._found = None
         try:
             cursor.execute("BEGIN IMMEDIATE")
-            if write is not None:
-                write(cursor)
+            rows = self._new_rows(cursor)
             if discarding:
+                cursor.executemany(PUT_ROW, rows)
+                rows = []
                 self._delete_rows(cursor)
-            columns = self._identity.meta(self._marks, count, self._row_count, self._rows_checksum)
-            cursor.execute(UPDATE_META, columns)
+            meta = self._identity.row(self._marks, count, self._row_count, self._rows_checksum)
+            rows.append(meta)
+            cursor.executemany(PUT_ROW, rows)
             cursor.execute("COMMIT")
             self.count = count
         except (sqlite3.Error, OSError) as error:
@@ -330,9 +323,9 @@ class SqliteStorage(Storage):
                 "took, for the log comes first: free some space",
                 self._directory.server,
             )
-            self._transact(write, discarding=discarding, again=True)
+            self._transact(discarding=discarding, again=True)
             return
-        self._log_pages += 4
+        self._log_pages += 2
 
     def _checkpoint(self) -> None:
         """Copy the log into the database, which lets the log begin anew."""
@@ -346,10 +339,11 @@ class SqliteStorage(Storage):
             self._directory.sync_witness()
         self._log_pages = 0
 
-    def _write_rows(self, cursor: sqlite3.Cursor) -> None:
+    def _new_rows(self, cursor: sqlite3.Cursor) -> list[tuple[int, int, int, bytes, int]]:
+        """What was collected, counted; what it replaces is uncounted, or deleted already."""
         if self._sealed is not None:  # what an epoch has left above its seal goes
             self._uncount(">", self._sealed)
-            cursor.execute("DELETE FROM accepted WHERE slot>?", (self._sealed,))
+            cursor.execute(f"DELETE FROM {LOG_ROWS} AND slot>?", (self._sealed,))
         for slot in self._replaced:
             self._uncount("=", slot)
         rows = []
@@ -359,17 +353,17 @@ class SqliteStorage(Storage):
             total += checksum
             size += len(value)
             rows.append((slot, ballot.round, ballot.leader, value, checksum))
-        cursor.executemany(PUT_ACCEPTED, rows)
         self._logged_bytes += size
         self._log_pages += size // PAGE_BYTES
         self._row_count += len(rows)
         self._rows_checksum += total
+        return rows
 
     def _uncount(self, compared: str, slot: int) -> None:
         """The rows whose slots compare so with this one are to go, or be written anew."""
         ((count, total, size),) = self._query(
             "SELECT count(*), coalesce(sum(checksum), 0), coalesce(sum(length(value)), 0) "
-            f"FROM accepted WHERE slot{compared}?", slot,
+            f"FROM {LOG_ROWS} AND slot{compared}?", slot,
         )  # fmt: skip
         self._row_count -= count
         self._rows_checksum -= total
@@ -414,7 +408,7 @@ class SqliteStorage(Storage):
     def _bytes_above(self, slot: int) -> int:
         """Of values in the log."""
         ((size,),) = self._query(
-            "SELECT coalesce(sum(length(value)), 0) FROM accepted WHERE slot>?", slot
+            f"SELECT coalesce(sum(length(value)), 0) FROM {LOG_ROWS} AND slot>?", slot
         )
         return int(size)
 
@@ -450,7 +444,7 @@ class SqliteStorage(Storage):
         if discards and not self.dirty and self._lazy and not self._ample:
             self.commit()  # the next may not come before there is room
         elif self._discarding and not self.dirty and not self._lazy and (idle or not self._ample):
-            self._transact(None, discarding=True)
+            self._transact(discarding=True)
         elif idle and self._spare:
             self._give_back()
         self._tidied = self.count

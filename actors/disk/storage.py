@@ -40,6 +40,7 @@ Produce: TypeAlias = Callable[[], Iterable[bytes]]
 Prove: TypeAlias = Callable[[bytes], None]
 """Raises if an image must not be kept."""
 INTEGER_LIMIT = 1 << 63
+SLOT_LIMIT = INTEGER_LIMIT - 1  # (SQLite's last key is no slot's)
 """Numbers on the disk are signed 64-bit integers."""
 
 
@@ -170,9 +171,9 @@ class Storage(ABC):
                 self._replaced.add(slot)
             invariant(ballot >= held, "slot %d: ballot %s would fall to %s", slot, held, ballot)
         marks = self._marks
-        if not marks.discarded < slot < INTEGER_LIMIT or ballot > marks.promised:
+        if not marks.discarded < slot < SLOT_LIMIT or ballot > marks.promised:
             invariant(slot > marks.discarded, "slot %d accepted after its discarding", slot)
-            invariant(slot < INTEGER_LIMIT, "slot %d is beyond 63 bits", slot)
+            invariant(slot < SLOT_LIMIT, "slot %d is beyond 63 bits", slot)
             invariant(False, "slot %d accepted in %s, above the promise", slot, ballot)
         self._ballots[slot] = ballot
         self._rows[slot] = (ballot, value, crc32(value) if checksum is None else checksum)

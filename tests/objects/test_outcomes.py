@@ -119,4 +119,4 @@ def test_what_slots_come_to_is_part_of_the_format() -> None:
     for run in runs:
         assert run == run[:1] * len(run)
     ends = hashlib.blake2b(repr([run[0] for run in runs]).encode(), digest_size=8).hexdigest()
-    assert (FORMAT_VERSION, ends) == (10, "c69ece5a9a2705e6")
+    assert (FORMAT_VERSION, ends) == (11, "c69ece5a9a2705e6")

@@ -70,12 +70,12 @@ def test_the_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
 
 def test_anyone_can_look_inside_with_sqlite(used: Path) -> None:
     database = sqlite3.connect(f"file:{used}/paxon.db?mode=ro", uri=True)
-    assert database.execute("SELECT slot, round, leader FROM accepted").fetchall() == [
-        (1, 1, 1), (2, 1, 1), (3, 1, 1),
-    ]  # fmt: skip
-    cluster, server, marks = database.execute("SELECT cluster, server, marks FROM meta").fetchone()
-    found = json.loads(marks)
-    assert (cluster, server, found["promised"], found["snapshot"]["slot"]) == ("test", 1, [1, 1], 2)
+    rows = database.execute("SELECT slot, round, leader FROM accepted ORDER BY slot").fetchall()
+    assert rows == [(1, 1, 1), (2, 1, 1), (3, 1, 1), (2**63 - 1, 0, 0)]  # the last holds the rest:
+    last = "SELECT value FROM accepted ORDER BY slot DESC LIMIT 1"
+    (meta,) = map(json.loads, database.execute(last).fetchone())
+    assert (meta["cluster"], meta["server"], meta["rows"]) == ("test", 1, 3)
+    assert (meta["marks"]["promised"], meta["marks"]["snapshot"]["slot"]) == ([1, 1], 2)
     database.close()
 
 
