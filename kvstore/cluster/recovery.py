@@ -90,7 +90,7 @@ class Recovery(msgspec.Struct, frozen=True):
         told = [
             f"taken: all up to slot {self.taken_to:,}"
             + (f", and the store goes on at revision {self.revision:,}" if self.revision else "")
-            + (f" with {self.keys:,} keys" if self.keys is not None else "")
+            + (f" with {self.keys:,} key{'s' * (self.keys != 1)}" if self.keys is not None else "")
         ]
         if self.taken_to > self.chosen_to:
             told.append(

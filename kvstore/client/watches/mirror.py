@@ -44,10 +44,9 @@ class Reflection(Mapping[str, bytes]):
         """The store's, as of which this is true; it was true of all keys together."""
 
     def __repr__(self) -> str:
-        kept = (
-            "not entered" if self._read is None else f"{len(self)} keys, revision {self.revision}"
-        )
-        return f"<{type(self).__name__} {as_text(self._prefix)!r}: {kept}>"
+        held = "not entered" if self._read is None else f"{len(self)} key{'s' * (len(self) != 1)}"
+        name, prefix = type(self).__name__, as_text(self._prefix)
+        return f"<{name} {prefix!r}: {held}, revision {self.revision}>"
 
     @property
     def _values(self) -> dict[str, bytes]:
@@ -90,9 +89,10 @@ class _Store(Protocol):
 class Mirror(Reflection):
     """A mapping that follows the keys with a prefix; made by `Client.mirror`.
 
-    A thread of its own keeps it up to date, with each revision at once. Threads may share it. Once
-    it is thrown away, the thread ends within a second. A forked child has what it held then: nobody
-    follows there, and `wait` says so.
+    A thread of its own keeps it up to date, with each revision at once; while no server answers it
+    shows what was (`revision` says as of when). Threads may share it. Once it is thrown away, the
+    thread ends within a second. A forked child has what it held then: nobody follows there, and
+    `wait` says so.
     """
 
     def __init__(self, store: _Store, prefix: Key) -> None:

@@ -433,7 +433,7 @@ def test_an_asynchronous_mirror(
                 await flags.wait(lambda flags: "never" in flags, 0.01)
             with pytest.raises(TimeoutError, match="their own"):
                 await flags.wait(_raise, 0.01)
-            assert repr(flags) == f"<AsyncMirror 'flags/': 1 keys, revision {flags.revision}>"
+            assert repr(flags) == f"<AsyncMirror 'flags/': 1 key, revision {flags.revision}>"
             with pytest.raises(InvalidRequest, match="enter it by `async with`"):
                 await client.mirror("flags/").wait(lambda _: True, SOON)
         with pytest.raises(ClientClosed, match="the mirror is closed"):
