@@ -217,7 +217,7 @@ class Contest:
 
     def all(self) -> Range:
         """Asks for all of them."""
-        return Range(range=self.keys, sort="created")
+        return Range(range=self.keys)
 
     def upto(self, fence: int, limit: int) -> Range:
         """Asks for the last ones that were made up to a revision; 0: for the very last."""
@@ -282,8 +282,7 @@ def enter(contest: Contest, number: int, value: bytes) -> Plan[int]:
     found: RangeResult = done.results[1]
     while True:
         earlier = contest.contenders(found)
-        own = earlier.pop() if earlier else None
-        if own is None or own.key != key or own.fence != fence:
+        if not earlier or earlier.pop().fence != fence:  # one's own is the last
             raise (yield from why_gone(contest, number))
         if found.more and not contest.decides(earlier):
             found = yield contest.upto(fence, 0)
@@ -336,9 +335,9 @@ def until_of(timeout: float | None) -> float:
     return float("inf") if checked is None else time.monotonic() + checked
 
 
-def time_left(until: float) -> float | None:
-    """Seconds until then, as waiting takes them; None: for ever."""
-    return None if until == float("inf") else max(0.0, until - time.monotonic())
+def time_left(until: float) -> float:
+    """Seconds until then."""
+    return max(0.0, until - time.monotonic())
 
 
 def patience(contest: Contest, until: float, lease_left: float) -> float:
@@ -350,8 +349,8 @@ def patience(contest: Contest, until: float, lease_left: float) -> float:
     """
     if lease_left <= 0:
         raise contest.expired()
-    left = until - time.monotonic()
-    if left <= 0:
+    left = time_left(until)
+    if not left:
         raise contest.late()
     return min(left, lease_left)
 
@@ -377,7 +376,7 @@ class Standing(Generic[T]):
         revision = 0
         for event in events:
             if event.revision != revision:
-                changes += self._changes() if revision else []
+                changes += self._changes()
                 revision = event.revision
             self._take_in(event)
         return changes + self._changes()

@@ -34,9 +34,6 @@ class Joining(Contest):
     def _is_ours(self, entry: Entry) -> bool:
         return True
 
-    def holding(self, contenders: Sequence[Contender]) -> Sequence[Contender]:
-        return contenders
-
     def before(self, earlier: Sequence[Contender]) -> tuple[Sequence[Contender], int]:
         return (), 0
 

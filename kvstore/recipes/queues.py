@@ -64,10 +64,10 @@ class Line:
             raise InvalidRequest(f"a priority is an int from 0 to {MAX_PRIORITY}, not {priority!r}")
         return f"{self.items}{priority:04x}/"
 
-    def time_left(self, until: float) -> float | None:
-        """Seconds to wait for an item; None: for ever. Raises `NotAcquired`: the time is up."""
+    def time_left(self, until: float) -> float:
+        """Seconds to wait for an item. Raises `NotAcquired`: the time is up."""
         left = time_left(until)
-        if left == 0:
+        if not left:
             raise NotAcquired(f"{self.kind} {self.name!r} had no item in the time given")
         return left
 

@@ -6,14 +6,15 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from paxon import Client, Held, Lock
+from paxon import AsyncWatch, Client, Compacted, Held, Lock, Watch
 from paxon.testing import MemoryCluster
 from tests.waiting import wait_until
 
-__all__ = ["Other", "Waiter", "interrupted"]
+__all__ = ["Other", "Waiter", "cut_off_once", "interrupted"]
 
 
 class Other:
@@ -62,6 +63,24 @@ class Waiter(Other):
         super().join()
         assert self.error is not None
         return self.error
+
+
+def cut_off_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next watch of each client has missed what history no longer has."""
+    seen: list[object] = []
+    """The clients' cores."""
+    for cls in (Watch, AsyncWatch):
+        monkeypatch.setattr(cls, "batch", _cut(cls.batch, seen))
+
+
+def _cut(batch: Callable[..., Any], seen: list[object]) -> Callable[..., Any]:
+    def cut(watch: Any, timeout: float | None = None) -> Any:
+        if watch._core not in seen:
+            seen.append(watch._core)
+            raise Compacted("it is gone")
+        return batch(watch, timeout)
+
+    return cut
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from paxon.kvstore.client.calls.answers import accepted
 from paxon.kvstore.client.calls.calls import Range
 from paxon.kvstore.client.leases.requests import Grant, Revoke
 from paxon.kvstore.client.watches.events import Event, _event
-from paxon.kvstore.recipes.barriers import Hall, _Arrivals, meet, part
+from paxon.kvstore.recipes.barriers import Hall, _Arrivals, _Departures, meet, part
 from paxon.kvstore.recipes.contests import Plan, Until
 from paxon.kvstore.store.operations import decode_results, encode_operations
 from paxon.kvstore.store.store import KVStore
@@ -65,6 +65,7 @@ def test_nobody_goes_on_before_all_are_there_and_it_serves_again(
     for other in others:
         other.join()
         assert other.error is None
+    assert kv.double_barrier("go", 2).name == "go"
     assert passed == [parties] * rounds and kv.barrier("go", 4).name == "go"
     assert kv.leases() == [] and kv.scan("go/") == []
 
@@ -194,6 +195,12 @@ def test_nothing_else_ends_waiting() -> None:
     assert arrivals.over([come(6)])
 
 
+def test_who_waits_for_the_end_waits_for_all() -> None:
+    hall = Hall("go", "double barrier", 3, 5.0)
+    departures = _Departures(hall, [end(1).key, end(2).key], 1)
+    assert not departures.over([end(1)]) and departures.over([end(2)])
+
+
 def waiting() -> _Arrivals:
     """The first of three at a barrier waits for the others."""
     hall = Hall("go", "barrier", 3, 5.0)
@@ -236,7 +243,13 @@ class Party:
             if self.state == "meeting":
                 self.fence, self.meeting = stop.value
             self.state = "inside" if self.state == "meeting" else "gone"
+        except LeaseExpired:
+            self.state = "expired"
         return True
+
+    def look_again(self) -> None:
+        """What it waits for has told it nothing: history was cut."""
+        self._step = next(self._plan)
 
     def _is_over(self, until: Until) -> bool:
         since = max(self._told, until.wanted.after)
@@ -277,6 +290,52 @@ def test_who_comes_once_all_were_there_waits_for_the_next_meeting() -> None:
     assert go_on(left) == ["gone"]  # it does not wait for who was never inside
     more = [Party(store, hall, number) for number in (5, 6)]
     assert go_on(late, *more) == ["inside"] * 3
+
+
+def three(parties: int = 3) -> tuple[KVStore, list[Party]]:
+    """Three that have come, one after the other."""
+    store, hall = KVStore(), Hall("go", "double barrier", parties, 10)
+    everybody = [Party(store, hall, number) for number in (1, 2, 3)]
+    assert all(each.go_on() for each in everybody)
+    return store, everybody
+
+
+def test_who_was_cut_off_sees_that_all_are_there_though_nobody_else_goes_on() -> None:
+    _, (first, *_) = three()
+    first.look_again()
+    while first.go_on():
+        pass
+    assert first.state == "inside"
+
+
+def test_all_that_were_there_go_on_though_others_had_met_before() -> None:
+    """Two die as three are there, and two come, before the one who is left says so."""
+    store, (left, *dying) = three()
+    for each in dying:
+        each.die()
+    late, last = (Party(store, left.hall, number) for number in (4, 5))
+    assert late.go_on() and last.go_on()
+    while left.go_on():
+        pass
+    while late.go_on() or last.go_on():
+        pass
+    assert [each.state for each in (left, late, last)] == ["inside"] * 3
+
+
+def test_who_has_lost_its_place_as_it_goes_on_does_not() -> None:
+    store, (*_, last) = three()
+    do(store, Revoke(last.number))
+    while last.go_on():
+        pass
+    assert last.state == "expired"
+
+
+def test_a_gate_that_somebody_else_has_opened_lets_all_in() -> None:
+    store, (first, *_) = three(4)
+    do(store, Put(first.hall.ready, "open"))
+    while first.go_on():
+        pass
+    assert first.state == "inside"
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -391,9 +450,9 @@ def test_it_leaves_without_waiting_if_the_work_failed(cluster: MemoryCluster, kv
     ],
 )
 def test_wrong_arguments_are_refused(kv: Client, make: Callable[[Client], object]) -> None:
-    with pytest.raises(InvalidRequest):
+    kv.close()
+    with pytest.raises(InvalidRequest):  # before anything is sent
         make(kv)
-    assert kv.leases() == []
 
 
 @only("asyncio")

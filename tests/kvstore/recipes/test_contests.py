@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from paxon import Contender, LeaseExpired, NotAcquired, TooLarge
+from paxon import Contender, InvalidRequest, LeaseExpired, NotAcquired, Put, Range, TooLarge
 from paxon.kvstore.client.calls.answers import accepted
 from paxon.kvstore.client.calls.calls import Call
 from paxon.kvstore.client.leases.requests import Grant, Revoke
@@ -156,9 +156,10 @@ def test_never_too_many_hold_and_everybody_has_its_turn(
         assert one.reads <= (25 if isinstance(one.contest, Sharing) else 12)
 
 
-def test_who_waits_for_a_semaphore_is_woken_by_those_just_before_it_alone() -> None:
+@pytest.mark.parametrize("make", KINDS[:3], ids=["lock", "one", "three"])
+def test_who_waits_is_woken_by_those_just_before_it_alone(make: Callable[[int], Contest]) -> None:
     """And asks for nothing more then, for the news brings along who is there."""
-    world = World(1, lambda _: Permits("a", 3, 10.0))
+    world = World(1, make)
     for _ in range(40):
         world.arrive()
         while world.go_on(world.everybody[-1]):
@@ -170,6 +171,22 @@ def test_who_waits_for_a_semaphore_is_woken_by_those_just_before_it_alone() -> N
     assert all(one.fence for one in world.everybody)
     assert sum(one.reads for one in world.everybody) == 40, "the put alone"
     assert sum(one.woken for one in world.everybody) <= 2 * 37  # (and not 37 * 36 / 2)
+
+
+def test_of_a_crowd_before_a_semaphore_the_next_one_alone_reads() -> None:
+    """All are woken: nobody's watch names more keys than servers hold, however high the limit."""
+    world = World(1, lambda _: Permits("a", 4, 10.0))
+    for _ in range(20):
+        world.arrive()
+        while world.go_on(world.everybody[-1]):
+            pass
+    for waiting in world.waiting():
+        assert isinstance(waiting._step, Until) and len(waiting._step.wanted.spans) == 1
+    while world.inside:
+        world.leave()
+        while any(world.go_on(one) for one in world.everybody):
+            pass
+    assert sum(one.reads for one in world.everybody) <= 20 + 2 * 16
 
 
 @pytest.mark.parametrize("make", KINDS, ids=["lock", "one", "three", "rwlock"])
@@ -206,6 +223,33 @@ def test_who_was_told_of_an_end_holds_by_no_older_answer() -> None:
     assert second.go_on()
     assert second.fence
     assert second.reads == 2
+
+
+def test_who_was_told_of_nothing_asks_the_store_itself() -> None:
+    """History was cut, or its time is up: an older answer might do for its own key alone."""
+    store, contest = KVStore(), Contest("name", "lock", 10.0)
+    first, second = Contending(store, contest, 1), Contending(store, contest, 2)
+    assert first.go_on() and second.go_on()
+    assert isinstance(second._step, Until)
+    second._step = next(second._plan)
+    assert isinstance(second._step, Range) and second.go_on()
+    assert isinstance(second._step, Until), "the first holds still"
+
+
+def test_a_lease_that_is_not_its_own_is_noticed() -> None:
+    store, contest = KVStore(), Contest("name", "lock", 10.0)
+    do(store, Put(contest.key(1), b""))
+    with pytest.raises(InvalidRequest, match="is there already"):
+        Contending(store, contest, 1).go_on()
+
+
+def test_only_an_end_is_news() -> None:
+    """Not that somebody wrote to a key that is there."""
+    store, contest = KVStore(), Permits("name", 1, 10.0)
+    first, second = Contending(store, contest, 1), Contending(store, contest, 2)
+    assert first.go_on() and second.go_on()
+    do(store, Put(contest.key(1), contest.value, lease=1))
+    assert not second.go_on()
 
 
 def test_the_news_of_an_end_brings_along_who_is_there() -> None:
@@ -246,7 +290,7 @@ def test_who_comes_when_no_more_can_be_put_in_order_is_told_so(
 
 def test_nobody_waits_longer_than_the_time_given_or_than_its_lease_lives() -> None:
     contest, for_ever = Contest("a", "lock", 10.0), float("inf")
-    assert patience(contest, for_ever, 3.0) == 3.0
+    assert patience(contest, for_ever, 0.5) == 0.5
     assert 0.0 < patience(contest, until_of(60.0), 1000.0) <= 60.0
     for until in (for_ever, until_of(0.0)):
         with pytest.raises(LeaseExpired, match="lock 'a' is lost: its lease has ended"):

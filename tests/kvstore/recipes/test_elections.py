@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from paxon import (
 from paxon.kvstore.recipes.contests import Contest, Standing, first_of
 from paxon.testing import MemoryCluster
 from tests.kvstore.recipes.bridge import only
+from tests.kvstore.recipes.others import cut_off_once
 from tests.waiting import wait_until
 
 
@@ -97,22 +99,57 @@ def test_no_leader_is_left_out_where_events_come_together() -> None:
     assert standing.after([]) == []
 
 
-def test_observers_go_on_after_history_was_cut(kv: Client) -> None:
+def test_observers_go_on_after_history_was_cut(kv: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     election = kv.election("cron")
     told = election.observe()
     assert next(told) is None
-    leading = election.campaign("one")
-    assert value_of(next(told)) == b"one"
-    for number in range(5):
-        leading.proclaim(f"{number}")
-    kv.compact(kv.put("x", ""))
-    assert value_of(next(told)) in {b"0", b"4"}  # as far as it was told by then
-    told.close()
+    cut_off_once(monkeypatch)
+    with election.campaign("one"):
+        assert value_of(next(told)) == b"one"
+    assert next(told) is None
+
+
+@only("threads")
+def test_one_that_is_closed_while_it_reads_watches_nothing(
+    kv: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, do = kv.election("cron").observe(), kv._do
+
+    def close_meanwhile(*args: Any) -> Any:
+        told.close()
+        return do(*args)
+
+    monkeypatch.setattr(kv, "_do", close_meanwhile)
+    assert next(told) is None and list(told) == []
+    assert told._watch is not None and list(told._watch) == []
+
+
+def test_nothing_is_left_out_between_the_reading_and_the_watch(
+    cluster: MemoryCluster, kv: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = getattr(kv, "_of", kv)
+    begin = client.watch
+
+    def late(**options: Any) -> Any:
+        with MemoryCluster.client(cluster) as other, other.election("cron").campaign("one"):
+            pass
+        return begin(**options)
+
+    monkeypatch.setattr(client, "watch", late)
+    told = kv.election("cron").observe()
+    assert next(told) is None and value_of(next(told)) == b"one" and next(told) is None
 
 
 def test_a_lock_and_an_election_of_one_name_do_not_touch(kv: Client) -> None:
     with kv.lock("a", timeout=0), kv.election("a").campaign("me", timeout=0):
         assert len(kv.lock("a").contenders()) == 1 == len(kv.election("a").contenders())
+
+
+def test_a_leader_that_proclaims_nothing_leads_still(kv: Client) -> None:
+    """As others' clients may."""
+    with kv.election("a").campaign("me") as leading:
+        kv.put(leading.key, "", lease=leading.lease)
+        assert value_of(kv.election("a").leader()) == b"" and not kv.lock("a").locked()
 
 
 def test_names_that_begin_alike_are_others(kv: Client) -> None:

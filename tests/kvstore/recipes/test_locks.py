@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -22,10 +24,14 @@ from paxon import (
     Put,
     RequestTimeout,
 )
-from paxon.kvstore.client.leases import async_lease
+from paxon.kvstore.client.leases import async_lease, keeping, lease
+from paxon.kvstore.client.leases.async_lease import AsyncLease
+from paxon.kvstore.client.leases.clock import boot_seconds
+from paxon.kvstore.client.leases.lease import Lease
+from paxon.kvstore.client.leases.requests import GrantFor
 from paxon.testing import MemoryCluster
 from tests.kvstore.recipes.bridge import only
-from tests.kvstore.recipes.others import Other
+from tests.kvstore.recipes.others import Other, cut_off_once
 from tests.waiting import wait_until
 
 
@@ -44,7 +50,7 @@ def test_it_is_held_once_and_in_the_layout_of_etcd(kv: Client) -> None:
             lock.acquire(timeout=0)
         assert kv.leases() == [held.lease.id]  # nothing is left of the second
         assert kv.txn(if_=[held], then=[Put("guarded", "yes")]).succeeded
-    assert not lock.locked() and kv.leases() == []
+    assert not lock.locked() and kv.leases() == [] and not kv._care.asked
     assert held.lost.is_set()
     assert not kv.txn(if_=[held], then=[Put("guarded", "no")]).succeeded
     with pytest.raises(LockLost, match="it was released"):
@@ -75,6 +81,55 @@ def test_who_asks_first_holds_first_and_fences_rise(cluster: MemoryCluster, kv: 
     assert fences == sorted(set(fences)) and kv.leases() == []
 
 
+def test_who_was_cut_off_while_it_waited_waits_on(
+    cluster: MemoryCluster, kv: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a lock, an item, or others at a barrier."""
+    lock, queue, barrier = kv.lock("a"), kv.queue("q"), kv.barrier("b", 2)
+    cut_off_once(monkeypatch)
+    with lock:
+        others = [
+            Other(cluster, lambda client: client.lock("a").acquire()),
+            Other(cluster, lambda client: client.queue("q").get()),
+            Other(cluster, lambda client: client.barrier("b", 2).wait()),
+        ]
+        wait_until(lambda: len(kv.leases()) == 5)  # one for the item, one for one's turn
+    queue.put("item")
+    barrier.wait()
+    for other in others:
+        other.join()
+        assert other.error is None
+
+
+def test_what_is_under_way_as_a_client_is_closed_is_ended(
+    cluster: MemoryCluster, kv: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to it is never told."""
+    closing = cluster.client()
+    client: Any = getattr(closing, "_of", closing)
+    ask = client._do
+
+    def cut(call: Any, *more: Any) -> Any:
+        done = ask(call, *more)
+        if not isinstance(call, GrantFor):
+            return done
+        return fail() if client is closing else fail_after(done)
+
+    def fail() -> None:
+        client.close()
+        raise ClientClosed("it was closed meanwhile")
+
+    async def fail_after(asked: Any) -> None:
+        await asked
+        await client.close()
+        raise ClientClosed("it was closed meanwhile")
+
+    monkeypatch.setattr(client, "_do", cut)
+    with pytest.raises(ClientClosed):
+        closing.lock("a").acquire()
+    assert kv.leases() == []
+
+
 def test_a_waiter_in_the_middle_that_goes_lets_nobody_in(
     cluster: MemoryCluster, kv: Client
 ) -> None:
@@ -100,7 +155,7 @@ def test_other_names_and_other_keys_below_a_name_do_not_matter(kv: Client) -> No
     with kv.lease(10) as lease:
         kv.put("a/config", "x", lease=lease)
         kv.put(f"a/{lease.id:x}x", "", lease=lease)
-        kv.put("a/7", "")  # looks like a contender, and is none: it has no lease
+        kv.put("a/0", "")  # looks like a contender, and is none: it has no lease
         with kv.lock("a", timeout=0), kv.lock("a/b", timeout=0), kv.lock("ab", timeout=0):
             assert len(kv.lock("a").contenders()) == 1
 
@@ -108,12 +163,12 @@ def test_other_names_and_other_keys_below_a_name_do_not_matter(kv: Client) -> No
 def test_many_odd_keys_do_not_hide_who_holds(kv: Client) -> None:
     with kv.lock("a") as held:
         for number in range(9):
-            kv.put(f"a/odd{number}", "")
+            kv.put(f"a/{number}odd", "")
         with pytest.raises(NotAcquired):
             kv.lock("a").acquire(timeout=0)
         assert [each.fence for each in kv.lock("a").contenders()] == [held.fence]
-        for _ in range(3):  # beside a queue of its name, with more items than are put in order
-            kv.queue("a").put_many(["x"] * 7000)
+        for many in (10_000, 10_000, 1):  # beside a queue of its name, with more than are sorted
+            kv.queue("a").put_many(["x"] * many)
         with pytest.raises(NotAcquired):
             kv.lock("a").acquire(timeout=0)
 
@@ -156,6 +211,33 @@ def test_a_block_may_end_in_another_thread_or_task(cluster: MemoryCluster, kv: C
             assert not await lock.locked()
 
     asyncio.run(main())
+
+
+def test_one_whose_lease_is_over_by_its_own_clock_does_not_begin(
+    cluster: MemoryCluster, kv: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its machine slept: while it waited for the answer, or when it held."""
+    ahead = [0.0, 1000.0]
+    """Seconds that it slept by now, and that it will have slept at each later look."""
+
+    def clock() -> float:
+        return boot_seconds() + (ahead.pop(0) if len(ahead) > 1 else ahead[0])
+
+    for module in (async_lease, keeping, lease):
+        monkeypatch.setattr(module, "boot_seconds", clock)
+    with pytest.raises(LeaseExpired, match="the place in lock 'a' is lost"):
+        kv.lock("a").acquire()
+    kv.queue("q").put("item")
+    ahead.append(2000.0)
+    assert not kv.queue("q").get().lost.is_set()  # it has begun again
+    held = kv.lock("a").acquire()
+    ahead[:] = [3000.0]
+    with pytest.raises(LockLost, match="could not be renewed in time"), held:
+        pytest.fail("its block ran")
+    held = kv.lock("b").acquire()
+    ahead[:] = [4000.0]
+    with pytest.raises(LockLost, match="could not be renewed in time"):
+        held.check()
 
 
 def test_a_holder_learns_that_its_key_is_gone(cluster: MemoryCluster, kv: Client) -> None:
@@ -258,13 +340,15 @@ def test_who_gives_up_and_cannot_revoke_does_not_renew_either(
         lambda kv: kv.lock("a", ttl=0),
         lambda kv: kv.lock("a", ttl="1"),
         lambda kv: kv.lock("a", timeout=-1),
+        lambda kv: kv.lock("a", reentrant="no"),
+        lambda kv: kv.lock("a" * 4090),
         lambda kv: kv.lock("a").acquire(timeout="x"),
     ],
 )
 def test_wrong_arguments_are_refused(kv: Client, make: Callable[[Client], Lock]) -> None:
-    with pytest.raises(InvalidRequest):
+    kv.close()
+    with pytest.raises(InvalidRequest):  # before anything is sent
         make(kv)
-    assert kv.leases() == []
 
 
 async def contenders(lock: AsyncLock, number: int) -> None:
@@ -361,6 +445,48 @@ def test_a_client_of_silent_servers_is_closed_in_time(
     assert held.lost.is_set()
     asyncio.run(main())
     assert 0.2 <= time.monotonic() - began < 30
+
+
+def test_a_block_ends_well_though_its_release_is_not_answered(
+    cluster: MemoryCluster, kv: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was held ends with its lease."""
+    other = Other(cluster, lambda client: client.queue("q").get())
+    wait_until(lambda: len(kv.leases()) == 2)
+    for kind in (Lease, AsyncLease):
+        monkeypatch.setattr(kind, "revoke", _cut)
+    with kv.lock("a"):
+        pass
+    kv.barrier("b", 1).wait()
+    kv.queue("q").put("item")
+    other.join()
+    assert other.error is None
+
+
+def test_each_call_takes_no_longer_than_it_may(
+    cluster: MemoryCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kv = cluster.client(timeout=20)
+    queue, urgent = kv.queue("q"), kv.priority_queue("q")
+    queue.put_many(["1", "2"])
+    lock, election, counter, members = (
+        kv.rwlock("a"), kv.election("e"), kv.counter("c"), kv.members("m")
+    )  # fmt: skip
+    calls: list[Callable[..., object]] = [
+        lock.read.locked, lock.holders, lock.contenders, lock.read.holders,
+        election.leader, election.contenders, members.list, counter.add, counter.value,
+        queue.peek, queue.size, kv.barrier("b", 2).waiting,
+        *(partial(each.put, "x") for each in (queue, urgent)),
+        *(partial(each.put_many, ["x"]) for each in (queue, urgent)),
+        *((held := lock.read.acquire()).check, held.release),
+        *(partial((leading := election.campaign("me")).proclaim, "x"), leading.resign),
+        *(partial((me := members.join()).update, "x"), me.leave),
+        *((queue.get().done), queue.get().release),
+    ]  # fmt: skip
+    monkeypatch.setattr(kv._driver._links, "send", _nowhere)
+    for call in calls:
+        with pytest.raises(RequestTimeout, match=r"within 0\.0"):
+            call(timeout=0.01)
 
 
 def _nowhere(*_: object) -> tuple[()]:

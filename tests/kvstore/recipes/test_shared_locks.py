@@ -73,6 +73,14 @@ def test_a_semaphore_lets_so_many_in_and_then_whoever_came_first(
     third.join().release()
     fourth.join().release()
     assert kv.leases() == [] and not gpu.locked()
+    with gpu as first:
+        with gpu as second:
+            pass
+        assert second.lost.is_set() and not first.lost.is_set()
+    many = [kv.semaphore("many", 4).acquire() for _ in range(4)]
+    fifth = Waiter(cluster, lambda kv: kv.semaphore("many", 4))
+    many[2].release()
+    fifth.join().check()
 
 
 def test_all_agree_on_a_semaphores_limit(kv: Client) -> None:
@@ -123,12 +131,14 @@ def test_a_writer_that_gives_up_lets_the_readers_behind_it_in(
 def test_kinds_of_one_name_do_not_touch_each_other(kv: Client) -> None:
     kv.put("a/.rw/config", "x")
     kv.put("a/.sem/7", "1")  # looks like a contender, and is none: it has no lease
-    for number in range(9):  # so many that they do not fit into what is read at first
-        kv.put(f"a/.rw/odd{number}", "write")
     with (
+        kv.lease(10) as lease,
         kv.lock("a", timeout=0), kv.semaphore("a", 1, timeout=0), kv.rwlock("a", timeout=0).write,
         kv.election("a").campaign("me", timeout=0),
     ):  # fmt: skip
+        kv.put(f"a/.rw/{lease.id:x}", "note", lease=lease)
+        for number in range(9):  # so many that they do not fit into what is read at first
+            kv.put_many({f"a/{segment}{number}odd": "1" for segment in (".sem/", ".rw/")})
         for kind in KINDS.values():
             assert len(kind(kv).contenders()) == 1
             with pytest.raises(NotAcquired):
@@ -239,6 +249,39 @@ def test_a_put_of_unknown_outcome_leaves_nothing(
     assert not kind(kv).locked()
 
 
+def test_an_arrival_that_comes_late_is_refused(
+    cluster: MemoryCluster, kv: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was given up: nobody would renew the lease."""
+    slow: Any = cluster.client(timeout=0.2)
+    client = getattr(slow, "_of", slow)
+    links, late = client._driver._links, []
+    send, forget = links.send, RequestTimeout.forget
+
+    def hold_back(*frames: Any) -> tuple[()]:
+        late.append(frames)
+        return ()
+
+    def given_up(error: RequestTimeout) -> None:
+        monkeypatch.undo()
+        forget(error)
+
+    slow.put("x", "", timeout=20)  # its session is open
+    monkeypatch.setattr(links, "send", hold_back)
+    monkeypatch.setattr(RequestTimeout, "forget", given_up)
+    with pytest.raises(RequestTimeout):
+        slow.lock("a", ttl=3600).acquire()
+    slow.put("x", "", timeout=20)
+    for frames in late:
+        if slow is client:
+            with client._driver.lock:
+                send(*frames)
+        else:
+            slow._bridge.do(lambda: send(*frames))  # noqa: B023
+    slow.put("x", "", timeout=20)
+    assert kv.leases() == []
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -257,9 +300,9 @@ def test_a_put_of_unknown_outcome_leaves_nothing(
     ],
 )
 def test_wrong_arguments_are_refused(kv: Client, make: Callable[[Client], object]) -> None:
-    with pytest.raises(InvalidRequest):
+    kv.close()
+    with pytest.raises(InvalidRequest):  # before anything is sent
         make(kv)
-    assert kv.leases() == []
 
 
 # --- asyncio --------------------------------------------------------------------------------------
