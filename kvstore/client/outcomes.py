@@ -10,6 +10,7 @@ from paxon.kvstore import errors
 from paxon.kvstore.client.requests import Request, Ticket
 from paxon.kvstore.client.sightings import Sightings
 from paxon.kvstore.errors import PaxonError
+from paxon.kvstore.store.operations import LANGUAGE
 from paxon.transport import MAX_FRAME_BYTES, cluster_name
 
 __all__ = [
@@ -115,7 +116,9 @@ def other_machine(theirs: str, ours: str) -> errors.OperationFailed:
     takes = f" (it takes commands in {theirs!r})" if theirs else ""
     _, proxied, name = ours.rpartition("/")
     what = f"the class {name!r}" if proxied else "the key-value store"
-    use = "give the proxy the class that they run" if proxied else "use a CommandClient"
+    use = "use Client" if theirs == LANGUAGE else "use a CommandClient"
+    if "/" in theirs:
+        use = "use a proxy of the class that they run"
     return errors.OperationFailed(
         f"the servers' state machine is not {what}{takes}, so nothing was sent that it would "
         f"execute: {use}"

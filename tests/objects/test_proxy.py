@@ -86,6 +86,17 @@ def test_a_proxy_has_no_state_and_none_can_be_set(bank: Bank) -> None:
         bank.now  # noqa: B018
 
 
+def test_who_calls_other_servers_is_told_what_to_use() -> None:
+    with MemoryCluster(Bank) as cluster, cluster.client() as kv, cluster.proxy(Flags) as flags:
+        puts: list[Callable[[], object]] = [lambda: kv.put("k", ""), lambda: flags.set("k", True)]
+        for call in puts:
+            with pytest.raises(paxon.OperationFailed, match="use a proxy of the class that they"):
+                call()
+    store = pytest.raises(paxon.OperationFailed, match=r"not the class 'Flags'.*use Client$")
+    with MemoryCluster() as cluster, cluster.proxy(Flags) as flags, store:
+        flags.set("dark", True)
+
+
 def test_a_closed_proxy_says_so(bank: Bank) -> None:
     view = calls(bank).options(timeout=1.0)
     bank.close()

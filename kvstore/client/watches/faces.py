@@ -61,6 +61,8 @@ class WatchCalls:
 
         Raises:
             InvalidRequest: a wrong argument.
+            RequestTimeout: (without `after`) no server said in the client's time which revision
+                is the present one.
             Compacted: (when it is read) history does not reach back to `after`.
         """
         wanted = events_wanted(
@@ -79,7 +81,7 @@ class WatchCalls:
             flags.wait(lambda flags: flags.get("flags/dark") == b"on", timeout=5)
 
         Reading it asks no server; a thread of its own keeps it up to date. Close it, or use it in a
-        `with` statement.
+        `with` statement. Raises `RequestTimeout` if the keys cannot be read to begin with.
         """
         return Mirror(self, prefix)
 
@@ -111,7 +113,8 @@ class AsyncWatchCalls:
                 async for event in events:
                     print(event.kind, event.key, event.value)
 
-        Without `after` it begins when it is entered (or first read).
+        Without `after` it begins when it is entered (or first read), for which it has the client's
+        own timeout.
         """
         wanted = events_wanted(
             key, prefix, range, after=0 if after is None else after,
