@@ -99,7 +99,7 @@ class AsyncQueue:
         """
         until = until_of(timeout)
         while True:
-            with contextlib.suppress(LeaseExpired):  # nothing was held by it: begin again
+            with contextlib.suppress(LeaseExpired, LockLost):  # nothing was held: begin again
                 number = new_id()
                 lease, found = await under_lease(
                     self._kv, self._line.ttl, number, Claim(self._line, number),
@@ -124,9 +124,6 @@ class AsyncQueue:
                 turn, _ = await take(self._kv, self._line.turn, b"", left)
             except NotAcquired:
                 continue  # the time is up
-            except (LockLost, LeaseExpired):  # it stalled
-                found = await self._kv._do(claim, None)
-                continue
             try:
                 found = await self._wait(claim, until)
             finally:

@@ -124,7 +124,7 @@ class Queue:
         """
         until = until_of(timeout)
         while True:
-            with contextlib.suppress(LeaseExpired):  # nothing was held by it: begin again
+            with contextlib.suppress(LeaseExpired, LockLost):  # nothing was held: begin again
                 number = new_id()
                 lease, found = under_lease(
                     self._kv, self._line.ttl, number, Claim(self._line, number),
@@ -155,9 +155,6 @@ class Queue:
                 turn, _ = take(self._kv, self._line.turn, b"", left)
             except NotAcquired:
                 continue  # the time is up
-            except (LockLost, LeaseExpired):  # it stalled
-                found = self._kv._do(claim, None)
-                continue
             try:
                 found = self._wait(claim, until)
             finally:

@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pykka
@@ -143,6 +145,12 @@ def test_a_machine_of_ones_own() -> None:
         assert client.execute(b"3") == b"3"
         cluster.restart()
         assert client.execute(b"4") == b"7"
+
+        async def main() -> bytes:
+            async with cluster.async_command_client() as other:
+                return await other.execute(b"5")
+
+        assert asyncio.run(main()) == b"12"
         with pytest.raises(paxon.OperationFailed, match="ValueError"):
             client.execute(b"four")
         assert cluster.failure is None
@@ -173,6 +181,13 @@ class Stamped(Reader):
     def restore(self, snapshot: bytes) -> None: ...
 
 
+class Unkept(Reader):
+    def snapshot(self) -> bytes:
+        raise ValueError
+
+    def restore(self, snapshot: bytes) -> None: ...
+
+
 def test_a_query_that_changes_the_state_of_a_class_is_found() -> None:
     with MemoryCluster(Reader) as cluster, cluster.proxy(Reader) as reader:
         assert reader.read(False) == 0
@@ -180,8 +195,9 @@ def test_a_query_that_changes_the_state_of_a_class_is_found() -> None:
             reader.read(True)
         reader.write("x" * (65 << 10))
         assert reader.read(True) == 2, "of a large state nobody looks"
-    with MemoryCluster(Stamped) as cluster, cluster.proxy(Stamped) as reader:
-        assert reader.read(False) == 0
+    for cls in (Stamped, Unkept):
+        with MemoryCluster(cls) as cluster, cluster.proxy(cls) as reader:
+            assert reader.read(False) == 0
 
 
 def test_a_server_that_stops_says_why_and_its_clients_do_not_hang() -> None:
@@ -192,14 +208,34 @@ def test_a_server_that_stops_says_why_and_its_clients_do_not_hang() -> None:
 
 
 def test_a_server_that_is_gone_is_named() -> None:
-    cluster = MemoryCluster()
-    cluster.stop()
+    with MemoryCluster() as cluster:
+        pass
     cluster.stop()
     with (
         cluster.client() as kv,
         pytest.raises(paxon.ClusterUnavailable, match="no server of that name is open"),
     ):
         kv.get("a", timeout=0.1)
+
+
+def test_all_that_it_makes_takes_options(paxon_cluster: MemoryCluster) -> None:
+    one = paxon_cluster
+    for make in (
+        one.client, one.command_client, partial(one.proxy, Alarms),
+        one.async_client, one.async_command_client, partial(one.async_proxy, Alarms),
+    ):  # fmt: skip
+        with pytest.raises(paxon.InvalidRequest, match="the timeout has to be"):
+            make(timeout=-1)
+
+
+def test_a_closed_client_leaves_no_file_open(paxon_cluster: MemoryCluster) -> None:
+    def run() -> int:
+        with paxon_cluster.client() as kv:
+            kv.put("a", "1")
+        return len(list(Path("/dev/fd").iterdir()))
+
+    before = run()
+    assert [run() for _ in range(10)][-1] < before + 10
 
 
 def test_wrong_settings_are_named() -> None:
