@@ -194,7 +194,7 @@ def test_no_second_copy_of_a_module_under_a_bare_name() -> None:
 
 
 def test_the_command_line_does_not_wait_for_plots_and_benches() -> None:
-    script = "import paxon.kvstore.cli.app, sys; print(*sorted(sys.modules))"
+    script = "import paxon.kvstore.cli.commands, sys; print(*sorted(sys.modules))"
     found = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True
     )

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from paxon.actors.messages import ClientMessage, PeerMessage, ServerReply
 from paxon.bench.cli.app import app as benches
-from paxon.kvstore.cli.app import app
+from paxon.kvstore.cli.commands import app
 from paxon.kvstore.cluster.cluster_file import ClusterDescription
 
 ROOT = Path(__file__).resolve().parents[1]

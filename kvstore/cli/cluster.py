@@ -1,4 +1,4 @@
-"""`paxon demo`, `up`, `server`, `keygen`, `status`: clusters from a shell."""
+"""`paxon demo`, `up`, `server`, `keygen`, `status`, `doctor`: clusters from a shell."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ __all__ = ["add_commands"]
 
 _ONE_OF_BOTH = "leave out --peer and --client, or the file (--cluster, PAXON_CLUSTER_FILE)"
 _PANEL = "Clusters"
+_SHOWN = {"good": "ok  ", "look": "look", "bad": "BAD "}
+"""How `paxon doctor` marks what it finds."""
 
 _Settings = Annotated[
     list[str],
@@ -432,7 +434,51 @@ def _print_table(rows: list[ServerStatus], *, state: bool) -> None:
     console.print(status_table(rows, width=console.width, digest=state))
 
 
+def doctor(
+    cluster: Annotated[
+        Path,
+        typer.Option(
+            "--cluster",
+            "-c",
+            envvar="PAXON_CLUSTER_FILE",
+            metavar="FILE",
+            help="The cluster file (TOML).",
+            show_default=False,
+        ),
+    ],
+    number: Annotated[
+        int | None,
+        typer.Option(
+            "--id", "-i", envvar="PAXON_SERVER_ID", show_default=False,
+            help="Check this host for that server: ports, directory, disk.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Look at file, names, ports, disk, clock, limits and running servers; say what to change.
+
+    Exit code 1 if anything is bad.
+
+    Example: paxon doctor --cluster cluster.toml --id 1
+    """
+    from paxon.kvstore.cluster.cluster_file import ClusterDescription  # noqa: PLC0415
+    from paxon.kvstore.cluster.doctor import examine  # noqa: PLC0415
+
+    bad = False
+    found = []
+    for finding in examine(ClusterDescription.read(cluster), number):
+        bad = bad or finding.level == "bad"
+        if as_json:
+            found.append({"level": finding.level, "what": finding.what, "text": finding.text})
+        else:
+            sys.stdout.write(f"{_SHOWN[finding.level]} {finding.what:10} {finding.text}\n")
+    if as_json:
+        sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
+    if bad:
+        raise typer.Exit(FAILED)
+
+
 def add_commands(app: typer.Typer) -> None:
     """Mount the commands of this module."""
-    for command in (demo, up, server, keygen, status):
+    for command in (demo, up, server, keygen, status, doctor):
         app.command(rich_help_panel=_PANEL)(command)

@@ -230,7 +230,7 @@ def _hold(
             sys.stdout.write(f"{as_line(typed_bytes(held.key))}\t{held.fence}\n")
         sys.stdout.flush()
         _wait_for_loss(kv, held)
-    from paxon.kvstore.cluster.guarded import CannotRun, run_while_held  # noqa: PLC0415 (see app)
+    from paxon.kvstore.cluster.guarded import CannotRun, run_while_held  # noqa: PLC0415 (see commands)
 
     assert command is not None
     try:

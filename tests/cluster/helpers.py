@@ -17,7 +17,7 @@ from unittest import mock
 from loguru import logger
 
 from paxon.actors.members import MemberChange
-from paxon.kvstore.cli import app as cli
+from paxon.kvstore.cli import commands as cli
 from paxon.kvstore.cluster.local_cluster import LocalCluster
 from paxon.kvstore.errors import ChangeRefused
 from tests.ports import own_ports

@@ -10,6 +10,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -324,7 +325,7 @@ def test_version_and_help() -> None:
 def test_the_command_starts_quickly() -> None:
     """Neither plots nor, for `--help`, sockets are imported."""
     code = (
-        "import sys, paxon.kvstore.cli.app\n"
+        "import sys, paxon.kvstore.cli.commands\n"
         "print(*sorted({name.split('.')[0] for name in sys.modules} "
         "& {'matplotlib', 'zmq', 'pykka', 'sqlite3', 'multiprocessing', 'asyncio'}))"
     )
@@ -429,6 +430,23 @@ def test_ctrl_c_while_waiting_for_a_cluster(what: list[str], says: str) -> None:
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
     assert says in errors.decode() and bool(errors) == bool(says)
+
+
+def test_ctrl_c_while_the_command_is_imported() -> None:
+    script = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from paxon.kvstore.cli.app import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, b"")
 
 
 # --- paxon up ------------------------------------------------------------------------------------
