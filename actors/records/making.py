@@ -18,7 +18,11 @@ __all__ = ["Making", "NotAMember", "Retired"]
 
 FRESH_FOR = 4
 """How often this server asks again before an answer as fresh is too old to count. It may have been
-given by a directory that was emptied since, and a cluster made with that one could never serve."""
+given by a directory that was emptied since, and a cluster made with that one could never serve.
+Twice as often whenever one is too old before all others have answered: of servers that are kept
+from running for longer, each at another time, no two answers would ever count together."""
+LONGEST_FRESH = 1024
+"""It is never more often than this (some fifty seconds)."""
 
 
 class NotAMember(StorageError):
@@ -57,7 +61,9 @@ class Making:
         self._fresh_directories: dict[ServerId, int] = {}
         """Who has answered our incarnation as fresh, with a file like ours: its incarnation."""
         self._asked_since: dict[ServerId, int] = {}
-        """How often this server has asked since they answered so."""
+        """How often this server has asked since they answered so, …"""
+        self._fresh_for = FRESH_FOR
+        """… and how often it may."""
         self._stored: set[ServerId] = set()
         """Who has told that it stored what is stored here."""
         self._heard: set[ServerId] = set()
@@ -101,10 +107,13 @@ class Making:
 
     def ask_again(self) -> None:
         """All are asked once more: one that does not answer soon no longer counts as fresh."""
-        for server in list(self._fresh_directories):
+        for server in self._fresh_directories:
             self._asked_since[server] += 1
-            if self._asked_since[server] > FRESH_FOR:
-                self.forget(server)
+        late = [s for s in self._fresh_directories if self._asked_since[s] > self._fresh_for]
+        for server in late:
+            self.forget(server)
+        if late:
+            self._fresh_for = min(2 * self._fresh_for, LONGEST_FRESH)
 
     def forget(self, server: ServerId) -> None:
         """Its connection has ended: it may come back with another directory."""

@@ -112,7 +112,9 @@ class Sightings:
         if named:
             return ""  # whoever leads is merely slow
         if len(told) <= size // 2:
-            return f"{counted}, none leads, {size // 2 + 1} are needed"
+            wrong = self._told_troubles([server for server in servers if server not in told])
+            needed = f"{counted}, none leads, {size // 2 + 1} are needed"
+            return f"{needed} ({wrong})" if wrong else needed
         none = "none leads" if size > 1 else "does not lead"
         return f"{counted}, and {none}: see what `paxon status` says"
 

@@ -404,3 +404,39 @@ def test_who_opens_no_window_is_refused_more_work(gateway: Gateway, client: Grpc
             while select.select([link], [], [], 0)[0]:
                 said += link.recv(1 << 16)
     assert client.kv("Range", key=b"x").header.revision
+
+
+def _hangs_up_later(kind: str) -> bytes:
+    """What begins a call that lasts: two watches, or the renewal of a lease."""
+    if kind == "grpc":
+        path = hpack.Encoder().encode(
+            [(":method", "POST"), (":scheme", "http"), (":path", "/etcdserverpb.Watch/Watch"),
+             (":authority", "x"), ("content-type", "application/grpc"), ("te", "trailers")]
+        )  # fmt: skip
+        creates = b"".join(b"\0\0\0\0\x09" + b"\x0a\x07\x0a\x05left%d" % n for n in (0, 1))
+        return START + frame(1, 4, 1, path) + frame(0, 0, 1, creates)
+    creates = b'{"create_request": {"key": "bGVmdDA="}}{"create_request": {"key": "bGVmdDE="}}'
+    body = creates if kind == "watch" else b'{"ID": "1"}'
+    head = f"POST /v3/{kind} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{len(body):x}"
+    return head.encode() + b"\r\n" + body + b"\r\n"
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@pytest.mark.parametrize("kind", ["watch", "grpc", "lease/keepalive"])
+def test_who_hangs_up_in_mid_answer_holds_nothing_any_more(
+    gateway: Gateway, client: Grpc, kind: str, reset: bool
+) -> None:
+    """Its watches end at the servers, too."""
+    watches = gateway.served._front.kv._core.watches._watches
+    wait_until(lambda: gateway.is_idle() and not watches)
+    watched = 0 if "lease" in kind else 2
+    with socket.create_connection(("127.0.0.1", gateway.port), 20) as link:
+        link.sendall(_hangs_up_later(kind))
+        link.recv(1)
+        wait_until(lambda: gateway.served._listener.tally.calls == 1 or kind != "grpc")
+        wait_until(lambda: len(watches) == watched)
+        while watched and not gateway.owed():  # the sockets hold some
+            client.kv("Put", key=b"left0", value=b"v" * 500_000)
+        if reset:
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_until(lambda: gateway.is_idle() and not watches and not gateway.owed())

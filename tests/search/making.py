@@ -241,6 +241,7 @@ def _image(disk: _Disk, server: PaxosServer | None) -> Any:
     return (
         *durable, making.made, making.in_force, server._takes_part, server.promised,
         frozenset(making._fresh_directories.items()), frozenset(making._asked_since.items()),
+        making._fresh_for,
         frozenset(making._stored), frozenset(server.disks.incarnations.items()),
     )  # fmt: skip
 

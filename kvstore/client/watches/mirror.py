@@ -230,7 +230,7 @@ class AsyncMirror(Reflection):
         self._store = store
         self._changed = asyncio.Condition()
         self._error: PaxonError | None = None
-        self._closed = False
+        self._entered = self._closed = False
         self._watch: AsyncWatch | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -253,7 +253,17 @@ class AsyncMirror(Reflection):
             return found
 
     async def __aenter__(self) -> Self:
-        await self._begin()
+        if self._entered:
+            raise InvalidRequest("the mirror was entered before: make another one")
+        self._entered = True
+        try:
+            await self._begin()
+        except BaseException:
+            self._entered = False
+            raise
+        if self._closed:  # meanwhile
+            await self.close()
+            raise ClientClosed("the mirror is closed")
         self._task = asyncio.create_task(self._run(), name="paxon mirror")
         return self
 

@@ -41,6 +41,11 @@ def test_no_majority() -> None:
     )
     two = seen(a=NotLeader(0, "", 5), b=NotLeader(0, "", 5))
     assert two.why(1.0, [A, B, C]) == "2 of 5 servers answered, none leads, 3 are needed"
+    two.trouble(C, "server 3 speaks another version")
+    assert two.why(1.0, [A, B, C]) == (
+        "2 of 5 servers answered, none leads, 3 are needed (tcp://c:1: server 3 speaks another "
+        "version)"
+    )
 
 
 def test_a_majority_that_has_not_made_its_cluster_say() -> None:

@@ -460,6 +460,26 @@ def test_an_asynchronous_mirror(
     asyncio.run(with_client(cluster, main))
 
 
+def test_an_asynchronous_mirror_that_is_closed_while_it_is_entered_follows_nothing(
+    cluster: MemoryCluster,
+) -> None:
+    """It began all the same, and its task went on for as long as the client; so did a second's."""
+
+    async def main(client: AsyncClient) -> None:
+        for mirror in (client.mirror("m/"), client.mirror("m/")):
+            entering = asyncio.create_task(mirror.__aenter__())
+            await asyncio.sleep(0)
+            await mirror.close()
+            with pytest.raises(ClientClosed, match="the mirror is closed"):
+                await entering
+        async with client.mirror("m/") as mirror:
+            with pytest.raises(InvalidRequest, match="was entered before"):
+                await mirror.__aenter__()
+        assert [task.get_name() for task in asyncio.all_tasks()].count("paxon mirror") == 0
+
+    asyncio.run(with_client(cluster, main))
+
+
 def test_times_end_in_a_task_that_was_cancelled_once_and_went_on(cluster: MemoryCluster) -> None:
     """As a task group leaves it that fails; Python 3.11.2 took the end of a time for another."""
 

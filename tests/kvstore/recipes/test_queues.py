@@ -23,7 +23,7 @@ from paxon import (
     TooLarge,
 )
 from paxon.kvstore.client.watches.events import Event
-from paxon.kvstore.recipes.queues import Claim, Found, Line
+from paxon.kvstore.recipes.queues import MAX_PRIORITY, Claim, Found, Line
 from paxon.kvstore.store.operations import split_refusal
 from paxon.kvstore.store.queues import claim
 from paxon.testing import MemoryCluster
@@ -355,6 +355,23 @@ def test_what_is_done_besides_is_checked_before_anything_is_sent(kv: Client) -> 
         with pytest.raises(InvalidRequest):
             item.done(then=bad)  # type: ignore[arg-type]
     item.check()
+
+
+@pytest.mark.parametrize(("kind", "most"), [("queue", 4040), ("priority_queue", 4037)])
+def test_a_queue_with_the_longest_name_works_and_a_longer_one_is_refused(
+    kv: Client, cluster: MemoryCluster, kind: str, most: int
+) -> None:
+    """Its longest keys are those of items, of their claims, and of who waits for one."""
+    with pytest.raises(InvalidRequest, match="at most 4096 are allowed"):
+        getattr(kv, kind)("q" * (most + 1))
+    queue = getattr(kv, kind)("q" * most)
+    other = Other(cluster, lambda client: getattr(client, kind)("q" * most).get())
+    wait_until(lambda: kv.range(prefix=f"{queue.name}/.", count_only=True).count == 1)
+    queue.put_many([b"1", b"2"], **({} if kind == "queue" else {"priority": MAX_PRIORITY}))
+    first: Any = other.join()
+    first.done()
+    queue.get().done()
+    assert queue.size() == 0
 
 
 def test_what_is_too_long_to_be_sent_is_refused_and_the_client_goes_on(kv: Client) -> None:

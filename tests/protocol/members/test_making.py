@@ -96,6 +96,20 @@ def test_an_answer_of_a_while_ago_counts_no_more() -> None:
     assert (2, 21) in making.make(7, b"").members
 
 
+def test_servers_that_run_for_a_moment_each_second_make_it() -> None:
+    """While one goes on asking, each of the others answers when the last one's word is too old."""
+    cluster = fresh().start()
+    for step in range(50 * 60):
+        cluster.clock.now += 0.02
+        for server, at in ((1, step), (2, 17), (3, 34)):
+            if step % 50 == at % 50:
+                cluster.deliver(target=server)
+                cluster.step(server)
+        if all(server.making.in_force for server in cluster.servers.values()):
+            return
+    raise AssertionError([waits(cluster, server) for server in cluster.ids])
+
+
 def test_whose_connection_has_ended_has_to_answer_again() -> None:
     cluster = fresh().start(1)
     making = cluster.servers[1].making
