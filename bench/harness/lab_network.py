@@ -17,7 +17,7 @@ import msgspec
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.messages import P1A, P1B, P2A, P2B, Heartbeat, PeerMessage
 from paxon.kvstore.cluster.node import ServerSockets
-from paxon.transport import Burst
+from paxon.transport import Burst, BurstSource
 
 __all__ = ["EventKind", "Event", "Recorder", "LabNetwork"]
 
@@ -79,7 +79,7 @@ class Recorder:
         self.events.append(Event(now, self._server, kind, ballot.round, ballot.leader, slot))
 
 
-class LabNetwork:
+class LabNetwork(BurstSource):
     """A server's `Network` and `BurstSource` around its sockets. One thread, as they."""
 
     def __init__(
@@ -127,16 +127,16 @@ class LabNetwork:
             self._sockets.broadcast(servers, messages)
         return self._sockets.receive()
 
-    def wait(self, timeout_seconds: float | None, wake_fd: int) -> None:
+    def wait(self, timeout_seconds: float | None, wake_fd: int) -> bool:
         """The same; comes back in time for what is due next."""
         if not self._under_way:
-            self._sockets.wait(timeout_seconds, wake_fd)
-            return
+            return self._sockets.wait(timeout_seconds, wake_fd)
         rest = self._under_way[0][0] - self._monotonic()
         if timeout_seconds is not None:
             rest = min(rest, timeout_seconds)
         whole = math.floor(rest * 1000) / 1000
         if whole > 0:
-            self._sockets.wait(whole, wake_fd)
-        elif rest > 0:
+            return self._sockets.wait(whole, wake_fd)
+        if rest > 0:
             self._sleep(min(rest, _NAP_SECONDS))
+        return False

@@ -40,6 +40,7 @@ class FakeSockets(QuietNetwork):
         self.now = 100.0
         self.left: list[tuple[float, tuple[int, ...], Any]] = []
         self.waits: list[float | None] = []
+        self.readable: set[int] = set()
         self.closed = False
 
     def monotonic(self) -> float:
@@ -57,9 +58,10 @@ class FakeSockets(QuietNetwork):
     def receive(self) -> Burst[Any, Any]:
         return Burst()
 
-    def wait(self, timeout_seconds: float | None, wake_fd: int) -> None:
+    def wait(self, timeout_seconds: float | None, wake_fd: int) -> bool:
         self.waits.append(timeout_seconds)
         self.now += 60.0 if timeout_seconds is None else timeout_seconds
+        return wake_fd in self.readable
 
     def counters(self) -> dict[str, int]:
         return {"bytes": 7}
@@ -114,6 +116,16 @@ def test_a_timer_that_is_due_before_the_delay_is_up_comes_in_time() -> None:
     turn(lab, 0.25)
     assert sockets.waits == [0.25]
     assert sockets.left == []
+
+
+@pytest.mark.parametrize("delay", [0.0, 1.0])
+def test_who_was_woken_is_told_so(delay: float) -> None:
+    """Else the inbox would never clear what woke it, and find no sleep from then on."""
+    lab, sockets = network(delay)
+    lab.send(2, [P1A(ONE, 1)])
+    assert not lab.wait(0.25, 5)
+    sockets.readable.add(5)
+    assert lab.wait(0.25, 5)
 
 
 def test_clients_are_near_by() -> None:
