@@ -189,9 +189,15 @@ class Confirmation:
 
     def waits_for(self) -> str:
         """The reason why this server takes no part while it is pending, for people."""
-        return (
+        waits = (
             f"waits for confirmation by {in_list(self.unanswered())} that its data directory "
             f"is not an old copy (docs/design/old-copies.md)"
+        )
+        if self.confirmed_by or self.denied_by:
+            return waits
+        return (
+            f"{waits}; nobody has answered: start them, or, if the cluster was recovered or "
+            "restored without this directory, start this server on an empty one with --join"
         )
 
     # --- answers ---------------------------------------------------------------------------------

@@ -67,7 +67,13 @@ def _of_several_clusters(replies: Sequence[StatusReply]) -> str:
         if reply.identity:
             found[cluster_name(reply.identity, reply.cluster)].append(reply.server)
     said = ", ".join(f"{in_list(who)} of {name}" for name, who in found.items())
-    return f"these are servers of several clusters: {said}" if len(found) > 1 else ""
+    if len(found) < 2:
+        return ""
+    return (
+        f"these are servers of several clusters: {said}; if one was recovered or restored in place "
+        "of another, stop what is left of the other for good, and start it on empty directories "
+        "with --join"
+    )
 
 
 def _differences(replies: Sequence[StatusReply]) -> list[str]:

@@ -49,7 +49,9 @@ REFUSES = ServerStatus(server=5, address="tcp://5", trouble="it refuses")
             "aaaaaaaa on servers 1 and 3, bbbbbbbb on server 2"]),
         ([row(1, identity=1), row(2, digest="bb" * 16, identity=2), row(3)], [
             "these are servers of several clusters: server 1 of cluster 'c' (0000000000000001), "
-            "server 2 of cluster 'c' (0000000000000002)"]),
+            "server 2 of cluster 'c' (0000000000000002); if one was recovered or restored in "
+            "place of another, stop what is left of the other for good, and start it on empty "
+            "directories with --join"]),
         ([row(1), row(2, digest="bb" * 16, digest_slot=8), row(3)], []),
         ([row(1), row(2, digest="bb" * 16, digest_version=2), row(3)], []),
         ([row(1), row(2, digest=""), row(3)], []),

@@ -277,8 +277,8 @@ def _lose_two_and_recover(servers: Servers, home: Path) -> None:
         events = iter(watcher.watch(prefix="k"))
         wait_until(lambda: are_level(servers))
         servers.stop(*THREE)
-        for server in (2, 3):
-            shutil.rmtree(home / f"server-{server}")
+        shutil.rmtree(home / "server-2")
+        (home / "server-3").rename(home / "old")
         new = str(home / "recovered")
         done = paxon_here(
             "recover", "-c", str(home / "cluster-1.toml"), "-i", "1", "--into", new
@@ -298,7 +298,18 @@ def _lose_two_and_recover(servers: Servers, home: Path) -> None:
             # The lease of who held the lock came along; nobody renews it, and so it runs out.
             with client.lock("deploy", ttl=60, timeout=PATIENCE) as mine:
                 assert mine.fence > fence + REVISIONS_AHEAD // 2
+    _start_an_old_one(servers, home)
     _join_it(servers)
+
+
+def _start_an_old_one(servers: Servers, home: Path) -> None:
+    """What was left of the old cluster, and should not start again, says so."""
+    servers.start(3, THREE, "--dir", str(home / "old"))
+    what = "recovered or restored without this directory, start this server on an empty one"
+    wait_until(lambda: what in servers.said(3))
+    told = paxon_here("status", "-c", servers.address(1, 3))
+    assert b"are servers of several clusters" in told.stderr and b"with --join" in told.stderr
+    servers.stop(3)
 
 
 def _join_it(servers: Servers) -> None:
