@@ -127,7 +127,9 @@ class LogTime:
             self._offset -= late
             self._until += late
             self._lost += late
-        return self.now(clock)
+        if self.runs:  # (as `now`, which would call once more for each slot)
+            self.latest = max(self.latest, self._offset + clock)
+        return self.latest
 
     def now(self, clock: int) -> int:
         """The log's time by this server's clock, or as it was heard last."""

@@ -408,15 +408,18 @@ class PaxosServer(BurstActor):
         if not self.is_member:
             self._note_commit(p2a.commit, ballot, sender)
             return
-        if ballot < self.promised:
-            if ballot.epoch != self.promised.epoch:
+        if ballot != self.promised:
+            if ballot > self.promised:
+                if not self._follows(ballot, sender):
+                    return
+            elif ballot.epoch != self.promised.epoch:
                 self._meet_epoch(ballot.epoch, sender)
                 return
-            self._counters["p2b_rejected"] += 1
-            self._outbox.send(sender, P2B(ballot, p2a.slot, p2a.slot, self.promised, self._count()))
-            return
-        if ballot > self.promised and not self._follows(ballot, sender):
-            return
+            else:
+                self._counters["p2b_rejected"] += 1
+                no = P2B(ballot, p2a.slot, p2a.slot, self.promised, self._count())
+                self._outbox.send(sender, no)
+                return
         ballot = self.promised  # (the same, as one object for all slots)
         self._heard_from_leader(sender)
         slot, value = p2a.slot, p2a.value
@@ -896,8 +899,7 @@ class PaxosServer(BurstActor):
         del reign.votes[slot]
         self.log.choose(slot)
         self._counters["slots_chosen"] += 1
-        if self.log.chosen_to > self.application.executed:
-            self._execute()
+        self._execute()
         if self.log.configs:
             self._look_for_seal()
         return new
@@ -1267,21 +1269,22 @@ class PaxosServer(BurstActor):
         A follower does so once its acknowledgements are sent: nobody waits for its execution.
         """
         application, log = self.application, self.log
-        if application.executed >= log.chosen_to:
+        slot = application.executed + 1
+        if slot > log.chosen_to:
             return
-        agreed = application.agreed
-        while application.executed < log.chosen_to:
-            now = self._clock.monotonic()
+        agreed, clock = application.agreed, self._clock
+        while slot <= log.chosen_to:
+            now = clock.monotonic()
             if least <= 0 and now >= self._execute_until:
                 break
             least -= 1
-            slot = application.executed + 1
             held = log.get(slot)
             if held is None or not held.chosen:
                 invariant(False, "slot %d executed unchosen", slot)
             else:
                 self._deliver(slot, held, now)
-        if 0 < self._stopped_at <= application.executed:
+            slot += 1
+        if self._stopped_at and self._stopped_at < slot:
             self._stopped_at = 0
             self._storage.forget_stop()
         if application.agreed is not agreed:

@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from paxon.actors.ballot import Ballot, ServerId
-from paxon.actors.messages import P1B, Accepted, Command, SnapshotOffer, SnapshotRequest
+from paxon.actors.messages import P1B, Accepted, SnapshotOffer, SnapshotRequest
 
 __all__ = [
     "MAX_COUNT_JUMP", "MAX_EPOCHS_AHEAD", "MAX_ROUND_JUMP", "MAX_SLOTS_AHEAD", "NUMBER_LIMIT",
-    "RoundGuard", "is_dense", "is_plausible_accepted", "is_plausible_command", "is_plausible_offer",
-    "is_plausible_request",
+    "RoundGuard", "is_dense", "is_plausible_accepted", "is_plausible_offer", "is_plausible_request",
 ]  # fmt: skip
 
 NUMBER_LIMIT = 1 << 62
@@ -98,12 +97,3 @@ def is_plausible_offer(offer: SnapshotOffer) -> bool:
 def is_plausible_request(request: SnapshotRequest) -> bool:
     """Whether a piece asked for can be there."""
     return 0 < request.slot < NUMBER_LIMIT and 0 <= request.offset < NUMBER_LIMIT
-
-
-def is_plausible_command(command: Command) -> bool:
-    """Whether its numbers are such as a session's commands have."""
-    return (
-        0 < command.seq < NUMBER_LIMIT
-        and 0 <= command.acked <= command.seq
-        and 0 <= command.after < command.seq
-    )

@@ -55,6 +55,8 @@ PAUSE = 0.001
 """Seconds after which a client is looked at again that could not be served."""
 SLOW_READER_PAUSE = 0.02
 """The same for a client that does not read its replies."""
+LONG_SLOT = CLIENT_SECONDS / 4
+"""The time of a slot that took so many seconds is charged, if several clients are there."""
 LARGE_REPLY = 4096
 """Replies to commands from this size on count towards what a step replies, in bytes."""
 BURST_MESSAGES = 1024
@@ -126,8 +128,7 @@ class Reception(Part):
             for client in burst.ignored:
                 self._outbox.throw_away(client, "too many requests are waiting")
         clients = burst.clients
-        self.open()
-        self._serving = True
+        self.open(serving=True)
         handled = 0
         for _, requests in clients:
             handled += len(requests)
@@ -136,14 +137,14 @@ class Reception(Part):
         turns.listened = listened
         if handled > BURST_MESSAGES or turns.waiting or burst.client_bytes >= TURN_BYTES:
             self._let_wait(clients)
-            self.open()  # (what renewals took does not count)
-            self._serving = True
+            self.open(serving=True)  # (what renewals took does not count)
             self._take_turns()
             return
         if not clients:
             return
         now = self._outbox.now
-        turns.heard(*clients[0], now)
+        client, requests = clients[0]
+        turns.heard(client, requests, now)
         if len(clients) > 1:
             turns.heard(*clients[-1], now)
         handlers = self.handlers  # the usual case: all of it at once
@@ -160,10 +161,10 @@ class Reception(Part):
                     self._let_wait([(client, list(left)), *clients[index + 1 :]])
                     return
 
-    def open(self) -> None:
+    def open(self, *, serving: bool = False) -> None:
         """From now on clients are served for a moment."""
         self.spent = self._outbox.replied_bytes >= FRAME_BYTES
-        self._serving = False
+        self._serving = serving
         self._worked_at = self._turn_at = self._clock.monotonic()
         self._sent_seconds = 0.0
         self._ends_at = self._worked_at + CLIENT_SECONDS
@@ -315,7 +316,7 @@ class Reception(Part):
         """A slot is executed, since `began`: answer the clients that wait for it here."""
         took, turns = self._clock.monotonic() - began, self.turns
         counts = turns.held_back or reign.large_slots or reign.chores.slot == slot
-        if counts or (took >= CLIENT_SECONDS / 4 and turns.several(began)):
+        if counts or (took >= LONG_SLOT and turns.several(began)):
             self._charge_slot(reign, slot, results, took)
         outbox, tried, places = self._outbox, self._host._held.tried, self._host.places
         for entry, reply in results:
@@ -329,8 +330,12 @@ class Reception(Part):
             if tried and key in tried:
                 self.answer_command(client, key, reply)
                 continue
-            if len(reply.payload) > LARGE_REPLY:
-                outbox.replied_bytes += len(reply.payload)
+            payload = reply.payload
+            if len(payload) > LARGE_REPLY:
+                outbox.replied_bytes += len(payload)
+            elif session:  # (as nearly all: `answer_to` says the same)
+                outbox.reply(client, CommandReply(session, seq, reply.status, payload))
+                continue
             outbox.reply(client, answer_to(entry, reply, self._application, places))
 
     def answer_command(self, client: ClientToken, key: tuple[int, int], reply: Reply) -> None:

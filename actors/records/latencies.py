@@ -67,13 +67,14 @@ class Latencies:
 
     def chosen(self, slot: int, clock: Clock) -> None:
         """All up to `slot` is chosen."""
-        flying, commit = self.flying, self.commit
-        if flying and flying[0][0] <= slot:
-            now = clock.monotonic()
-            while flying and flying[0][0] <= slot:
-                seconds = now - flying.popleft()[1]
-                commit.counts[bisect_left(BOUNDS, seconds)] += 1
-                commit.total += seconds
+        flying = self.flying
+        if not flying or flying[0][0] > slot:
+            return
+        now, commit = clock.monotonic(), self.commit
+        while flying and flying[0][0] <= slot:
+            seconds = now - flying.popleft()[1]
+            commit.counts[bisect_left(BOUNDS, seconds)] += 1
+            commit.total += seconds
 
     def reigns(self) -> None:
         """A reign begins, or ends: what the one before had under way is nobody's any more."""

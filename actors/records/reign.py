@@ -32,7 +32,7 @@ from paxon.actors.limits.allowances import (
     RETRY_FOR_ROOM,
     TURN_BYTES,
 )
-from paxon.actors.limits.bounds import is_plausible_command
+from paxon.actors.limits.bounds import NUMBER_LIMIT
 from paxon.actors.limits.turns import Stored, request_bytes
 from paxon.actors.log import SlotLog
 from paxon.actors.log_time import Chores
@@ -427,33 +427,28 @@ class Reign:
 
         `room` is what the log's disk has for values, in bytes.
         """
+        seq, acked, after = command.seq, command.acked, command.after
         session = application.sessions.get(command.session)
         if session is None:
             return Reply(ReplyStatus.EXPIRED, b"unknown session")
-        known = session.known(command.seq)
+        known = session.known(seq)
         if known is not None:
             return known
         agreed, pending, size = application.agreed, self.pending, len(command.command)
         if size > agreed.max_command_bytes:
             limit = agreed.max_command_bytes
             return Reply(ReplyStatus.TOO_LARGE, b"the command exceeds %d bytes" % limit)
-        if command.seq - max(command.acked, session.floor) >= agreed.max_outstanding:
+        if seq - max(acked, session.floor) >= agreed.max_outstanding:
             return put_off("too many commands are unacknowledged")
-        if not is_plausible_command(command):
+        if not (0 <= after < seq < NUMBER_LIMIT and 0 <= acked <= seq):
             return Reply(ReplyStatus.INVALID, b"acked and after must be from 0 to below seq")
-        if (
-            command.after
-            and not session.executed(command.after)
-            and (command.session, command.after) not in self.waiting
-        ):
+        if after and not session.executed(after) and (command.session, after) not in self.waiting:
             return Reply(ReplyStatus.OUT_OF_ORDER, b"send the one before first")
         if pending.bytes >= most_pending_bytes:
             return put_off("too much is waiting")
         if pending.most_are_short or size + ENTRY_BYTES > room - pending.bytes:
             return LITTLE_ROOM
-        if session.kept >= application.sessions.max_kept_each and (
-            command.acked <= session.floor != command.seq
-        ):
+        if session.kept >= application.sessions.max_kept_each and (acked <= session.floor != seq):
             return put_off("acknowledge some replies first")
         reason = application.check(command.command) or pending.too_dear(command)
         return Reply(ReplyStatus.INVALID, reason) if reason else None

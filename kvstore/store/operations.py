@@ -442,6 +442,7 @@ PUT_BYTES = 16
 """What a put takes in a command besides its key and value, at most."""
 _LONGEST_HEAD = 5
 """The bytes of msgpack's head of an array before its elements, at most."""
+_PUT_ENDS = _LONGEST_HEAD + len(_PUT)
 _puts_decoder = msgspec.msgpack.Decoder(list[Item])
 _results_decoder = msgspec.msgpack.Decoder(list[Any])
 
@@ -504,7 +505,7 @@ def decode_puts(command: bytes) -> list[Item] | None:
 
     That is what most long commands hold, and needs no looking at each again.
     """
-    if command[:1] == _ONE or command.find(_PUT, 1, _LONGEST_HEAD + len(_PUT)) < 0:
+    if command[:1] == _ONE or command.find(_PUT, 1, _PUT_ENDS) < 0:
         return None
     if len(command) > MAX_OPERATIONS and count_operations(command) > MAX_OPERATIONS:
         return None

@@ -193,11 +193,11 @@ class KVStore(StateMachine):
     def check(self, command: bytes) -> None:
         """Raises ValueError for a command that is not a list of operations."""
         operations, puts = _decoded(command)
-        self._checked_bytes += len(command)
-        if self._checked_bytes > _KEPT_BYTES or len(self._checked) >= _KEPT_COMMANDS:
-            self._checked.clear()
+        held, self._checked_bytes = self._checked, self._checked_bytes + len(command)
+        if self._checked_bytes > _KEPT_BYTES or len(held) >= _KEPT_COMMANDS:
+            held.clear()
             self._checked_bytes = len(command)
-        self._checked[id(command)] = command, operations, puts
+        held[id(command)] = command, operations, puts
 
     def cost(self, command: bytes) -> int:
         """About what the reads of a command, or its operations if they are many, will take.
@@ -210,8 +210,10 @@ class KVStore(StateMachine):
         _, operations, puts = checked
         count = len(operations)
         if puts or _CHEAP.issuperset(map(type, operations)):
+            if count <= _FEW_OPERATIONS:
+                return len(command)
             long = len(command) > _LONG_OPERATION * count and count <= _MANY_OPERATIONS
-            return len(command) if long or count <= _FEW_OPERATIONS else _dear(command, count)
+            return len(command) if long else _dear(command, count)
         reads = weight = 0
         for operation in operations:
             reads += self._cost(operation)
