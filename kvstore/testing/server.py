@@ -6,6 +6,9 @@ import itertools
 import random
 import threading
 import time
+from contextlib import suppress
+
+import pykka
 
 from paxon.actors import PaxosServer, ServerRef, Settings, SettingsError, StateMachine
 from paxon.actors.codecs import peer_codec, port_codec
@@ -106,10 +109,12 @@ class MemoryServer:
         )
         self._reference = start_actor(self._settings, machine, environment)
         _servers[self.address] = self
-        if not started.wait(_START_SECONDS) or self.failure is not None:
-            self.stop()
-            raise ServerStartError(reason_in_words(self.failure))
-        self._await_leading()
+        if started.wait(_START_SECONDS) and self.failure is None:
+            with suppress(pykka.ActorDeadError):  # it stops at what it executes of its log
+                self._await_leading()
+                return
+        self.stop()
+        raise ServerStartError(reason_in_words(self.failure))
 
     def _await_leading(self) -> None:
         """It has nobody to wait for: let the time pass after which it leads."""

@@ -187,7 +187,13 @@ def watches(cluster: LocalCluster) -> int:
 def test_leases_from_a_shell(at: tuple[str, str]) -> None:
     lease = paxon_here("lease", "grant", "60", *at).stdout.decode().strip()
     assert paxon_here("put", "leased", "v", "--lease", lease, *at).returncode == 0
-    assert lease in json.loads(paxon_here("lease", "list", "--json", *at).stdout)
+    other = json.loads(paxon_here("lease", "grant", "60", "--json", *at).stdout)
+    assert other["ttl"] == 60
+    assert {lease, other["id"]} <= set(
+        json.loads(paxon_here("lease", "list", "--json", *at).stdout)
+    )
+    assert lease in paxon_here("lease", "list", *at).stdout.decode().splitlines()
+    assert paxon_here("lease", "revoke", other["id"], *at).stdout == b""
     told = json.loads(paxon_here("lease", "ttl", lease, "--json", *at).stdout)
     assert (told["id"], told["ttl"], told["keys"]) == (lease, 60, ["leased"])
     assert 0 < told["left"] <= 60

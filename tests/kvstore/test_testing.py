@@ -205,6 +205,8 @@ def test_a_server_that_stops_says_why_and_its_clients_do_not_hang() -> None:
         with pytest.raises(paxon.RequestTimeout):
             client.execute(b"stop", timeout=0.3)
         assert "MemoryError" in str(cluster.failure)
+        with pytest.raises(paxon.ServerStartError, match="MemoryError"):
+            cluster.restart()  # the same command is in its log
 
 
 def test_a_server_that_is_gone_is_named() -> None:

@@ -67,16 +67,15 @@ class Waiter(Other):
 
 def cut_off_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next watch of each client has missed what history no longer has."""
-    seen: list[object] = []
-    """The clients' cores."""
+    seen: dict[int, object] = {}
+    """By the clients' cores."""
     for cls in (Watch, AsyncWatch):
         monkeypatch.setattr(cls, "batch", _cut(cls.batch, seen))
 
 
-def _cut(batch: Callable[..., Any], seen: list[object]) -> Callable[..., Any]:
+def _cut(batch: Callable[..., Any], seen: dict[int, object]) -> Callable[..., Any]:
     def cut(watch: Any, timeout: float | None = None) -> Any:
-        if watch._core not in seen:
-            seen.append(watch._core)
+        if seen.setdefault(id(watch._core), watch) is watch:
             raise Compacted("it is gone")
         return batch(watch, timeout)
 

@@ -313,6 +313,7 @@ def test_all_that_were_there_go_on_though_others_had_met_before() -> None:
     store, (left, *dying) = three()
     for each in dying:
         each.die()
+    assert left.go_on() and left.go_on()
     late, last = (Party(store, left.hall, number) for number in (4, 5))
     assert late.go_on() and last.go_on()
     while left.go_on():

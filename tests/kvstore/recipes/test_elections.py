@@ -169,6 +169,8 @@ def test_it_runs_a_function_and_resigns(kv: Client) -> None:
     with pytest.raises(ZeroDivisionError):
         election.run(fail, "me")
     assert election.leader() is None and kv.leases() == []
+    with election.campaign("me"), pytest.raises(NotAcquired):
+        election.run(fail, timeout=0)
     before = kv.range("cron").revision
     with pytest.raises(InvalidRequest, match="what an election runs"):
         election.run(None)  # type: ignore[arg-type]

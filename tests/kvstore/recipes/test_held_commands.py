@@ -282,6 +282,10 @@ def test_semaphores_and_both_sides_of_a_rwlock(kv: Client, at: tuple[str, str]) 
     ):
         script = f'case "$PAXON_LOCK_KEY" in a/{segment}/*) exit 5;; esac'
         assert paxon_here("lock", "a", *at, *options, "--", "sh", "-c", script).returncode == 5
+    with kv.semaphore("a", 1), kv.rwlock("a").read:
+        for wanted, code in ((("--limit", "1"), 4), (("--read",), 5), (("--write",), 4)):
+            arguments = (*wanted, "-t", "0", *at, "--", "sh", "-c", "exit 5")
+            assert paxon_here("lock", "a", *arguments).returncode == code
 
 
 def test_an_election_from_a_shell(kv: Client, at: tuple[str, str]) -> None:

@@ -116,7 +116,9 @@ def test_wrong_arguments_are_refused(kv: Client) -> None:
 
 
 def test_an_observation_times_out_and_ends(kv: Client) -> None:
-    kv.members("workers").watch().close()
+    with kv.members("workers").watch() as unread:
+        pass
+    assert list(unread) == []
     with kv.members("workers").watch() as told:
         assert told.next(0) == []
         with pytest.raises(TimeoutError, match=r"within 0\.05 s; the observation goes on"):
