@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from paxon.kvstore.etcd.errors import compacted
+from paxon.kvstore import errors
+from paxon.kvstore.etcd.calls import as_refusal
+from paxon.kvstore.etcd.errors import Code, compacted
 from paxon.kvstore.store.operations import MAX_KEY_BYTES
 from paxon.kvstore.store.state import MAX_REVISION_EVENTS
 from tests.etcd.test_json import ask
@@ -196,6 +198,25 @@ def test_what_is_compacted_while_it_is_read_in_parts_is_read_anew(
     at = found.header.revision
     assert "compacted" in refusal(lambda: client.kv("Range", **wanted, revision=at))[1]
     client.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.Compacted(""), Code.OUT_OF_RANGE),
+        (errors.FutureRevision(""), Code.OUT_OF_RANGE),
+        (errors.TooLarge(""), Code.INVALID_ARGUMENT),
+        (errors.InvalidRequest(""), Code.INVALID_ARGUMENT),
+        (errors.LeaseExpired(""), Code.NOT_FOUND),
+        (errors.Overloaded(""), Code.RESOURCE_EXHAUSTED),
+        (errors.ClientClosed(""), Code.UNAVAILABLE),
+        (errors.RequestTimeout(""), Code.UNAVAILABLE),
+        (errors.OperationFailed(""), Code.UNAVAILABLE),
+        (TimeoutError(), Code.DEADLINE_EXCEEDED),
+    ],
+)
+def test_each_error_has_a_code_of_etcds(error: Exception, code: int) -> None:
+    assert as_refusal(error).code == code
 
 
 def test_limits_of_paxons_own_are_refused_cleanly(gateway: Gateway) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from paxon.kvstore.errors import ClientClosed
-from paxon.kvstore.etcd.feeds import MOST_WAITING, Feeds, Gone, Subscription
+from paxon.kvstore.etcd.feeds import MOST_WAITING, Batch, Feeds, Gone, Subscription
 from paxon.kvstore.etcd.front import Front
 from paxon.kvstore.etcd.messages import message
 from paxon.kvstore.etcd.watch import _Stream
@@ -111,6 +111,13 @@ def test_who_joins_later_is_not_told_what_happened_before() -> None:
             watch.close()
 
     told(story)
+
+
+def test_who_joined_in_the_midst_of_a_batch_is_told_the_rest_of_it() -> None:
+    rows: list[Any] = [((b"k", b"", 1, revision, 1, 0), None) for revision in (5, 6, 7)]
+    batch = Batch(7, rows)
+    assert batch.after(6).rows == rows[2:] and batch.after(6).through == 7
+    assert batch.after(4) is batch
 
 
 def test_who_comes_behind_what_the_others_were_told_misses_nothing() -> None:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from subprocess import CompletedProcess
 
 import pytest
 
 from paxon import Client
-from paxon.kvstore.cli.exit_codes import NO_SUCH_KEY, USAGE
+from paxon.kvstore.cli.exit_codes import NO_SUCH_KEY, NOT_AS_EXPECTED, USAGE
 from paxon.testing import MemoryCluster
 from tests.cluster.helpers import paxon_here
 
+Run = Callable[..., CompletedProcess[bytes]]
 
-def test_they_touch_what_is_named_and_print_what_is_asked_for(
-    cluster: MemoryCluster, kv: Client
-) -> None:
-    def run(*arguments: str) -> CompletedProcess[bytes]:
-        return paxon_here(*arguments, "--cluster", cluster.addresses[0])
 
+@pytest.fixture
+def run(cluster: MemoryCluster) -> Run:
+    return lambda *arguments: paxon_here(*arguments, "--cluster", cluster.addresses[0])
+
+
+def test_they_touch_what_is_named_and_print_what_is_asked_for(kv: Client, run: Run) -> None:
     kv.put("motto", "a")
     then = kv.put("mottos", "b")
     kv.put("mottos", "c")
@@ -32,6 +35,19 @@ def test_they_touch_what_is_named_and_print_what_is_asked_for(
     assert json.loads(run("delete", "m", "--prefix", "--json").stdout) == {"deleted": 1}
     done = run("compact", f"{then}")
     assert (done.returncode, done.stdout) == (0, b"")
+
+
+def test_a_transaction_prints_what_it_has_read(kv: Client, run: Run) -> None:
+    kv.put_many({"a/1": "x", "a/2": "y"})
+    reads = ("--then", "get a/1", "--then", "get b", "--then", "range prefix a/")
+    assert run("txn", *reads).stdout == b"x\n(missing)\na/1\tx\na/2\ty\n"
+    wanted = ("--if", "version a/1 = 1", *reads, "--then", "delete prefix a/", "--json")
+    told = json.loads(run("txn", *wanted).stdout)
+    first, second, found, deleted = told["results"]
+    assert (first, second, deleted) == ({"value": "x"}, {"value": None}, 2)
+    assert [each["value"] for each in found["entries"]] == ["x", "y"] and found["count"] == 2
+    done = run("txn", *wanted)
+    assert done.returncode == NOT_AS_EXPECTED and not json.loads(done.stdout)["succeeded"]
 
 
 @pytest.mark.parametrize(
