@@ -219,7 +219,7 @@ class Request(msgspec.Struct, eq=False):
         """
         ticket: Ticket[Any, Any] = Ticket(
             timed_out.payload, mode=None, weight=timed_out.weight, size=timed_out.size,
-            submitted=timed_out.submitted, deadline=timed_out.deadline, done=True,
+            submitted=timed_out.submitted, deadline=timed_out.deadline, done=True, executed=False,
         )  # fmt: skip
         kept = Kept(self, ticket)
         ticket.kept = weakref.ref(kept)
