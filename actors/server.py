@@ -935,6 +935,7 @@ class PaxosServer(BurstActor):
         """Start a heartbeat round with all: I lead, this is chosen, this may be discarded."""
         reign.heartbeat_at = self._now + self.settings.heartbeat_interval
         self._plan_chores(reign)
+        self.membership.check_own_disk()
         self.snapshotting.discard(reign.executed_by_all(self._executed_durably()))
         if reign.changing is not None and not reign.holds_back:
             self.membership.rehearse_change(reign, reign.changing)

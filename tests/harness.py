@@ -198,7 +198,9 @@ class Cluster:
 
     def confirm(self, server: ServerId) -> None:
         """All others have said that this server's directory is no old copy (if it asks)."""
-        self.servers[server].membership.confirmation.confirmed_by.update(self.ids)
+        confirmation = self.servers[server].membership.confirmation
+        confirmation.confirmed_by.update(self.ids)
+        confirmation.vouched.update(self.ids)
         self.servers[server].membership._settle_confirmation()
 
     def crash(self, server: ServerId) -> None:

@@ -60,8 +60,10 @@ from paxon.transport.log import logger
 
 __all__ = ["Membership"]
 
+CHECK_INTERVAL = 5.0
+"""Seconds after which a server asks all others anew how many commits of its own they remember …"""
 DOUBT_INTERVAL = 1.0
-"""Seconds between two questions of a server that was told of another directory than its own."""
+"""… if it was not told of too many, or of another directory; and then whoever has not answered."""
 FROM_ANYBODY = frozenset((
     CatchUp, CatchUpRequest, SnapshotOffer, SnapshotRequest, SnapshotChunk, Sealed, Introduction,
     CountQuestion, CountAnswer, DigestRequest, Rehearsal, Rehearsed,
@@ -572,8 +574,10 @@ class Membership(Part):
         self.confirmation = Confirmation(
             self._settings.server, storage.incarnation, storage.count, now,
             pending=pending, made_here=storage.created, may_store=not in_force, newest=newest,
+            asked_at=now - DOUBT_INTERVAL,
             listed=self._settings.servers if self._settings.join else (),
         )  # fmt: skip
+        self.confirmation.note_part(member=self._host.is_member)  # alone, it asks nobody
         if storage.moved:
             logger.warning(
                 "server {}: its database is another file than the one that it wrote last: a copy "
@@ -587,13 +591,11 @@ class Membership(Part):
         confirmation = self.confirmation
         if not confirmation.life:
             confirmation.life = 1 + self._random.getrandbits(62)
-        starting = confirmation.starting
-        count = confirmation.count if starting else self._storage.count
-        question = CountQuestion(confirmation.life, self._storage.incarnation, count)
-        unanswered = confirmation.unanswered()
+        storage, unanswered = self._storage, confirmation.unanswered()
+        question = CountQuestion(confirmation.life, storage.incarnation, storage.count)
         for server in unanswered:
             self._outbox.send(server, question)
-        if starting and unanswered and self.places.active:
+        if confirmation.waits and unanswered and self.places.active:
             self.introduce(*unanswered, asks=True)  # it may have moved: the answers have to find it
 
     def on_count_question(self, question: CountQuestion, sender: ServerId) -> None:
@@ -669,20 +671,27 @@ class Membership(Part):
 
     def compare_disks(self, heartbeat: Heartbeat) -> None:
         """Learn from the leader how far all directories are, and doubt one's own if need be."""
-        self.disks.hear(heartbeat.incarnations)
-        for server, incarnation, count in heartbeat.incarnations:
-            if server == self._settings.server:
-                known = incarnation == self._storage.incarnation and count <= self._storage.count
-                if not known or self.confirmation.denied:
-                    self._doubt_own_disk()
+        self.disks.hear(heartbeat)
+        me, storage = self._settings.server, self._storage
+        self.check_own_disk(doubts=any(
+            server == me and (incarnation != storage.incarnation or count > storage.count)
+            for server, incarnation, count in heartbeat.incarnations
+        ))  # fmt: skip
 
-    def _doubt_own_disk(self) -> None:
-        """One message is no proof: ask all whether they know this server by another directory.
+    def check_own_disk(self, *, doubts: bool = False) -> None:
+        """Ask now and then how this directory is known; whoever remembers too much is told so.
 
-        A majority's answers, and not one frame, stop it. A count too high it contradicts.
+        One message is no proof, either: a majority's answers, and not a frame that doubts it, stop
+        this server. Whom no answer reaches is asked until there is one: nobody else can tell what
+        it was told.
         """
         confirmation, now = self.confirmation, self._outbox.now
-        if not (self.making.joins or confirmation.entering) and now >= confirmation.ask_at:
-            confirmation.ask_at = now + DOUBT_INTERVAL
+        if self.making.joins or confirmation.entering:
+            return
+        anew = now >= confirmation.asked_at + (DOUBT_INTERVAL if doubts else CHECK_INTERVAL)
+        if anew:
+            confirmation.asked_at = now
             confirmation.ask_anew()
+        if anew or (confirmation.life and now >= confirmation.ask_at):
+            confirmation.ask_at = now + DOUBT_INTERVAL
             self._ask_for_counts()

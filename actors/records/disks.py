@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from paxon.actors.ballot import NO_BALLOT, ServerId, in_list
+from paxon.actors.ballot import NO_BALLOT, Ballot, ServerId, in_list
 from paxon.actors.disk.storage import StorageError
 from paxon.actors.limits.bounds import MAX_COUNT_JUMP, MAX_EPOCHS_AHEAD
-from paxon.actors.messages import Accepted, CountAnswer, CountQuestion
+from paxon.actors.messages import Accepted, CountAnswer, CountQuestion, Heartbeat
 from paxon.actors.records.configuration import Configuration, decode_config
 
 __all__ = ["Confirmation", "KnownDisks"]
@@ -36,6 +36,12 @@ class KnownDisks:
         """When each was heard last, by the directory that it is known by."""
         self.answered: dict[ServerId, tuple[int, int]] = {}
         """What each that asked about its directory was answered last, and in which life."""
+        self._heard: tuple[Ballot, int] = NO_BALLOT, 0
+        """The reign, and its latest round, in which the leader told of the counts."""
+        self._lent: dict[ServerId, tuple[int, int]] = {}
+        """Where a count was last raised by the leader, in this reign: before that, and to what."""
+        self._lower: set[ServerId] = set()
+        """Of these it told less in its last round than it did before."""
 
     def join(self, incarnations: dict[ServerId, int], now: float) -> None:
         """These are the others. (One that has just started does not know who lives.)"""
@@ -60,15 +66,37 @@ class KnownDisks:
         if known is not None and count > known:
             self.counts[server] = min(count, known + MAX_COUNT_JUMP)
 
-    def hear(self, told: list[tuple[ServerId, int, int]]) -> None:
+    def hear(self, heartbeat: Heartbeat) -> None:
         """Learn from the leader what it knows of all directories.
 
         Two followers may never talk until the leader is gone: by then they have to know how far
         each other's directories are, or an old one would pass for the one that voted.
+
+        Within a reign its counts fall only where a server has denied one. So what it has raised
+        here, and nobody else, it also takes back, with two rounds: one might be damaged.
         """
-        for server, incarnation, count in told:
-            if self.incarnations.get(server) == incarnation:
+        ballot, last = self._heard
+        if heartbeat.ballot != ballot:
+            self._lent, self._lower = {}, set()
+        elif heartbeat.round <= last:
+            return  # it was overtaken, perhaps by a denial
+        self._heard = heartbeat.ballot, heartbeat.round
+        lower: set[ServerId] = set()
+        for server, incarnation, count in heartbeat.incarnations:
+            if self.incarnations.get(server) != incarnation or count == self.counts[server]:
+                continue
+            known = self.counts[server]
+            before, raised_to = self._lent.get(server, (known, known))
+            if raised_to != known:  # the server itself has told more since, or denied that
+                before = known
+            if count > known:
                 self.note_count(server, count)
+                self._lent[server] = before, self.counts[server]
+            elif before < known and server not in self._lower:
+                lower.add(server)
+            elif before < known:
+                self.counts[server] = max(before, count)
+        self._lower = lower
 
     def answer(self, question: CountQuestion, sender: ServerId) -> CountAnswer | None:
         """The answer about a server's directory; None to one that denies what it was told."""
@@ -113,14 +141,14 @@ class Confirmation:
     """They are asked as well: they may know a later configuration."""
     life: int = 0
     """A random number of this question: answers to another do not count. 0: not asked yet."""
-    starting: bool = True
-    """Whether this is the question that the server's start depends on."""
+    asked_at: float = 0.0
+    """When all were last asked anew, since the server takes part; monotonic seconds."""
     entering: int = 0
     """The epoch that has begun here, while its voters have still to confirm this directory."""
     told: bool = False
     """Whether this process has told anybody of commits: as a member, in votes and the like."""
-    denied: bool = False
-    """Whether an answer was denied since the last question: then others are asked once more."""
+    vouched: set[ServerId] = field(default_factory=set)
+    """Who has known of no later state of this directory, since it was started or an epoch began."""
     confirmed_by: set[ServerId] = field(default_factory=set)
     denied_by: set[ServerId] = field(default_factory=set)
     """Servers that know this one by another directory."""
@@ -139,7 +167,6 @@ class Confirmation:
     def ask_anew(self) -> None:
         """Begin another question, while the server takes part."""
         self.life = 0
-        self.starting = self.denied = False
         self.confirmed_by = set()
         self.denied_by = set()
 
@@ -164,6 +191,7 @@ class Confirmation:
     def enters(self, configuration: Configuration) -> bool:
         """An epoch begins here: whether its voters have to be asked before this server votes."""
         self._own_epoch = max(self._own_epoch, configuration.epoch)
+        self.vouched = set()
         voters = configuration.voters
         if (
             self.pending
@@ -174,7 +202,6 @@ class Confirmation:
         ):
             return False
         self.ask_anew()
-        self.starting = True
         self.entering = configuration.epoch
         self._directories = {}
         return True
@@ -186,6 +213,11 @@ class Confirmation:
         self.pending, self.entering = False, 0
         self._sure_to = self.newest.epoch
         return True
+
+    @property
+    def waits(self) -> bool:
+        """Whether this server's part, or its vote, depends on the answers."""
+        return self.pending or self.entering > 0
 
     def waits_for(self) -> str:
         """The reason why this server takes no part while it is pending, for people."""
@@ -203,8 +235,16 @@ class Confirmation:
     # --- answers ---------------------------------------------------------------------------------
 
     def check_count(self, answer: CountAnswer, sender: ServerId, held: int) -> None:
-        """Raise `StorageError` if the others know a later state than this directory's at start."""
-        if self.starting and answer.incarnation == self.incarnation and answer.remembered > held:
+        """Raise `StorageError` if another knows a later state than this directory's at start.
+
+        Whenever a member says so for the first time: a majority may have been quicker.
+        """
+        if answer.incarnation != self.incarnation:
+            return
+        matters = self.waits or self.newest.find(sender) is not None
+        if answer.remembered <= held:
+            self.vouched.add(sender)
+        elif matters and sender not in self.vouched and not self.made_here:
             raise StorageError(
                 f"server {self.server}'s data directory is an old copy: it ends at commit {held}, "
                 f"and server {sender} was told of commit {answer.remembered}. Nothing was changed "
@@ -212,14 +252,18 @@ class Confirmation:
             )
 
     def denial(self, answer: CountAnswer, next_count: int, count: int) -> CountQuestion | None:
-        """The answer to a server that remembers commits which this one has not made yet."""
+        """The answer to a server that remembers commits which this one has not made yet.
+
+        Only once *all* have known of none: an old copy, whoever let it in, must take nothing back
+        of what the newest directory told.
+        """
+        others = set(self.newest.servers) - {self.server}
         if (
-            self.starting
+            not (self.made_here or others <= self.vouched)
             or answer.remembered < next_count
             or answer.incarnation != self.incarnation
         ):
             return None
-        self.denied = True
         return CountQuestion(answer.life, self.incarnation, count, denies=answer.remembered)
 
     def hear(self, answer: CountAnswer, sender: ServerId, *, joins: bool) -> None:
@@ -310,6 +354,6 @@ class Confirmation:
         # (A server that was started on an old directory may be back on the right one by now.)
         answered = set(filter(self._speaks, self.confirmed_by | self.denied_by))
         # (What is denied is denied to learners as well: they take it along when they get a vote.)
-        known = self._other_voters() if self.starting else self.newest.servers
+        known = self._other_voters() if self.waits else self.newest.servers
         asked = sorted({*known, *self._told, *self.listed} - {self.server})
         return [server for server in asked if server not in answered]

@@ -207,7 +207,8 @@ OBJECTS: dict[type, tuple[str, ...]] = {
         "life",
         "count",
         "pending",
-        "starting",
+        "asked_at",
+        "vouched",
         "may_store",
         "newest",
         "seal",
@@ -242,7 +243,7 @@ OMITTED = {
 """A server's attributes that are the same in all states, or that nothing depends on."""
 
 COUNTED = {"_next_count"}
-COUNTED_DISKS = ("counts", "answered")
+COUNTED_DISKS = ("counts", "answered", "_heard", "_lent", "_lower")
 """What does matter where commits are counted: of the server, and of what it knows of disks."""
 CONFIRMATION = "confirmation"
 COMPARING = ("inquiry", "_again_at", "_gap", "_alarm", "_alarm_until")

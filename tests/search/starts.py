@@ -622,6 +622,34 @@ def a_copy_of_the_newest_state_of_a_directory_is_put_back() -> tuple[Search, Wor
     return search, world._replace(budget=Budget((0, 0, 1), beats=1))
 
 
+@start(
+    20_000,
+    goals=[("the copy is refused", lambda facts: ("refused", 2) in facts)],
+    never=[("a count is forgotten", lambda facts: any(f[0] == "forgets a count" for f in facts))],
+)
+def an_old_copy_that_was_let_in_is_put_back() -> tuple[Search, World]:
+    """Server 2 runs on a copy from before it accepted slot 2, and 3 has confirmed it.
+
+    Server 1, which leads, knows better, and has only been silent until now; 3 has to hear of it.
+    """
+    search = Search(3, counted=True)
+    story = Story(search)
+    story.lead(1)
+    copied = story.world.images[1]
+    story.request(1, command(1))
+    story.deliver(P2A, to=(2,))
+    story.deliver(P2B)
+    story.lose()
+    story._happen(2, "crash")
+    images = list(story.world.images)
+    images[1] = search.steps.put_back(2, copied)
+    story.world = story.world._replace(images=tuple(images))
+    story._happen(2, "restart")
+    story.deliver(CountQuestion, to=(3,), by=(2,))
+    story.deliver(CountAnswer, to=(2,), by=(3,))
+    return search, story.world._replace(budget=Budget(beats=2))
+
+
 def in_force(servers: int) -> Callable[[frozenset[Fact]], bool]:
     return lambda facts: sum(fact[0] == "in force" for fact in facts) >= servers
 

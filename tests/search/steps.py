@@ -394,6 +394,7 @@ class Steps:
         disk.fate = name if name.startswith("dies") else ""
         failure = ""
         runs = name != "crash"
+        before = live.disks.counts.copy() if self.counted and name != "restart" else {}
         try:
             if name == "restart":
                 self._open(live, disk)
@@ -406,9 +407,14 @@ class Steps:
             runs, failure = False, "" if disk.condemned else str(error)  # (it has retired)
             if isinstance(disk, CountingDisk) and "is an old copy" in failure:
                 disk.refused, failure = True, ""
+                self.effects.append(("refused",))
         except Exception as error:
             runs, failure = False, f"{type(error).__name__}: {error}"
         disk.fate = ""
+        if runs and any(
+            live.disks.counts.get(other, count) < count for other, count in before.items()
+        ):
+            self.effects.append(("forgets a count",))
         if runs:
             state: State = (True, self._frozen(live), self._frozen_disk(disk))
         else:

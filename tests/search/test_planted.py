@@ -52,6 +52,7 @@ SEARCHED = {
     "keep what is known of counts": "an old copy of a directory is put back",
     "remember counts in memory only": "an old copy of a directory is put back",
     "go on with an old copy": "an old copy of a directory is put back",
+    "believe a denial of an old copy": "an old copy that was let in is put back",
     "forget what is told of commits": "an old copy of a directory is put back",
 }
 """Bugs that the search from this start finds; the others are left to the walks."""

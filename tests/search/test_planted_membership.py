@@ -10,6 +10,7 @@ from loguru import logger
 
 from tests.protocol.members import test_changes as changes
 from tests.protocol.members import test_confirmation as confirming
+from tests.protocol.members import test_membership as membership
 from tests.search.__main__ import run_start
 from tests.search.bugs.membership import MEMBERSHIP
 from tests.search.planted import PlantedBug
@@ -46,7 +47,6 @@ SIMULATED = {
     "rows above the seal are kept, and epochs not compared": (32, "void above the seal"),
     "the newest configuration is not asked": (59, "progress"),
     "a CONFIG told before it is chosen": (7, "one value per slot"),
-    "a seal is told and ignored": (501073, "progress"),
     "an epoch is entered unasked": (5, "confirmed first"),
     "no configuration in the image": (9, "progress"),
     "the old directory's late P2B counted": (239, "counts are told"),
@@ -57,6 +57,8 @@ SIMULATED = {
 """By `draw_plan(seed, 1000, about_members=True)`: the first seed to try, and the predicate."""
 
 BY_HAND: dict[str, Callable[[], None]] = {
+    "a seal is told and ignored":
+        membership.test_who_is_told_how_its_epoch_ends_needs_nobody_else_for_that,
     "a refusal is forgotten":
         changes.test_who_is_refused_once_is_so_for_good_in_that_reign,
     "a vote is lost and the lead is not":

@@ -278,6 +278,8 @@ class Search:
                     raise Violation(f"two servers differ after slot {slot}")
             case "acknowledged", _, _:
                 seen.add(effect)
+            case ("refused" | "forgets a count",):
+                seen.add((*effect, server))
             case "entered", epoch, left, missing:
                 if left or missing:
                     raise Violation(

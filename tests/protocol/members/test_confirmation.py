@@ -48,7 +48,6 @@ def test_a_new_question_counts_no_answer_to_the_one_before() -> None:
     confirmation.confirmed_by, confirmation.denied_by = {2}, {3}
     confirmation.ask_anew()
     assert confirmation.life == 0
-    assert not confirmation.starting
     assert confirmation.unanswered() == [2, 3, 4, 5]
 
 

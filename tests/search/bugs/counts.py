@@ -134,6 +134,23 @@ plant(
     "a started server does not care that others remember a later commit than its directory has",
     (Membership, "on_count_answer", _never_too_late),
 )
+
+
+def _deny_once_let_in(original: Original) -> Any:
+    def check_count(self: Confirmation, answer: CountAnswer, sender: ServerId, held: int) -> None:
+        if self.pending or self.entering:
+            original(self, answer, sender, held)
+        else:
+            self.vouched |= set(self.newest.servers)
+
+    return check_count
+
+
+plant(
+    "believe a denial of an old copy",
+    "a majority's confirmation is enough to deny what a server remembers that had none to give",
+    (Confirmation, "check_count", _deny_once_let_in),
+)
 plant(
     "forget what is told of commits",
     "counts in votes and heartbeats are not remembered",

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from paxon.actors import Ballot, PaxosServer
 from paxon.actors.disk.memory_storage import MemoryStorage
 from paxon.actors.disk.storage import SnapshotInfo
+from paxon.actors.environment import NEVER
 from paxon.actors.limits import bounds
 from paxon.actors.limits.bounds import RoundGuard
 from paxon.actors.log import SlotLog
-from paxon.actors.messages import CountQuestion
+from paxon.actors.messages import Heartbeat
+from paxon.actors.parts.membership import DOUBT_INTERVAL, Membership
 from paxon.actors.records.candidacy import Candidacy
 from paxon.actors.records.catching_up import CatchingUp
-from paxon.actors.records.disks import Confirmation
+from paxon.actors.records.disks import Confirmation, KnownDisks
 from tests.search.planted import Original, PlantedBug, always, planted
 
 __all__ = ["RARITIES"]
@@ -104,19 +107,41 @@ _plant(
 )
 
 
-def _denies_once(original: Original) -> Any:
-    def denial(self: Confirmation, *asked: Any) -> CountQuestion | None:
-        said: CountQuestion | None = original(self, *asked)
-        self.denied = False
-        return said
+def _asks_in_doubt(original: Original) -> Any:
+    asked_again: WeakKeyDictionary[Membership, float] = WeakKeyDictionary()
 
-    return denial
+    def check_own_disk(self: Membership, *, doubts: bool = False) -> None:
+        now = self._outbox.now
+        if doubts:
+            asked_again[self] = now + DOUBT_INTERVAL
+        elif now < asked_again.get(self, NEVER):
+            return
+        else:
+            del asked_again[self]
+        original(self, doubts=True)
+
+    return check_own_disk
 
 
 _plant(
     "a count is denied once",
-    "who has denied a count does not ask again, though others may have heard of it by then",
-    (Confirmation, "denial", _denies_once),
+    "who is told of too many of its own commits asks all, and once more a second later",
+    (Membership, "check_own_disk", _asks_in_doubt),
+)
+
+
+def _keeps_what_was_lent(original: Original) -> Any:
+    def hear(self: KnownDisks, heartbeat: Heartbeat) -> None:
+        self._lower = set()
+        original(self, heartbeat)
+
+    return hear
+
+
+_plant(
+    "a leader takes no count back",
+    "what it told of another's commits stays when it tells less, since that one denied it",
+    (KnownDisks, "hear", _keeps_what_was_lent),
 )
 
 

@@ -7,8 +7,8 @@
 - A leader and one follower are cut off with all that clients send to it, and whoever leads next is
   asked for other members at once: rows of the two stand above the CONFIG.
 - Snapshots arrive damaged, find no room, or cannot be written.
-- A leader is told, at the end, of more commits than a directory has, and its followers of more
-  chosen slots than there are, just as it falls.
+- A server is told, at the end, of more commits than a directory has, while that one's server is cut
+  off from another; and a leader's followers of more chosen slots than there are, just as it falls.
 - Numbers are near their limits (docs/design/numbers.md): the limits are a few rounds, slots, epochs
   or commits away instead of thousands.
 
@@ -63,8 +63,8 @@ TOO_MUCH = (1, 100, 1 << 16)
 FAR_BEYOND = (20, 40, 60)
 """… or with followers that believe in two to the power of this more chosen slots than there are."""
 TAKEN_BACK_IN = 10.0
-"""Simulated time after which nobody may remember it any more: the leader tells the others, too, and
-each of them is asked about it once a second."""
+"""Simulated time after which nobody may remember it any more: the server concerned asks all others
+every five seconds, and whom it does not reach hears of it from the leader."""
 
 MOMENTS: dict[str, Callable[[SimulatedDisk], bool]] = {
     "seal": lambda disk: bool(disk._seals),
@@ -140,11 +140,12 @@ def _calm(plan: Plan, random: Random) -> None:
 
 
 def exaggerate(world: World) -> None:
-    """Perhaps have the leader believe too much of somebody, and demand that all forget it.
+    """Perhaps have somebody believe too much of another, and demand that all forget it.
 
     Believed for good, such a number would have the server refuse its newest directory when it
     starts the next time (docs/design/old-copies.md). The damaged frame comes when all faults are
-    over: whoever is down while it comes cannot know of it.
+    over: whoever is down while it comes cannot know of it. If the leader got it, the server may be
+    cut off from one to which the leader hands it on; a follower hands it on to nobody.
     """
     random = Random(f"exaggerated {world.plan.seed}")
     servers = [n.server for n in world.nodes.values() if n.server and n.server.is_member]
@@ -156,15 +157,27 @@ def exaggerate(world: World) -> None:
     me = leader.settings.server
     one = random.choice([s.settings.server for s in servers if s.settings.server != me])
     amount = random.choice(TOO_MUCH)
+    others = [s for s in servers if s.settings.server not in (me, one)]
+    how = random.choice(("all hear it", "one is cut off", "one follower")) if others else ""
+    believer = random.choice(others) if how == "one follower" else leader
+    _await_confirmation(world, servers, one)
     disk = world.watch.disks[one]
+    if how == "one is cut off":
+        far = random.choice(others).settings.server
+        world.network.cut |= {(one, far), (far, one)}
+        world.note(one, "and server %d do not hear each other", far)
+    me = believer.settings.server
     world.note(me, "is told of %d commits of server %d, which has %d", amount, one, disk.count)
     world.watch.told[one, disk.incarnation] = disk.count + amount
-    leader.disks.note_count(one, disk.count + amount)
+    believer.disks.note_count(one, disk.count + amount)
     world.faults["exaggerated"] += 1
     end = world.now + TAKEN_BACK_IN
     while wrong := _who_believes_it(world, servers, one):
         told = f"servers {wrong} still remember commits of server {one} that never were"
         require(world.advance() and world.now < end, "counts are taken back", "%s", told)
+        if leader.role != "leader":  # another takes nothing of its back
+            world.network.cut.clear()
+    world.network.cut.clear()
 
 
 def overstate(world: World) -> None:
@@ -206,6 +219,16 @@ def overstate(world: World) -> None:
 def _behind_or_leaderless(servers: list[PaxosServer | None]) -> bool:
     running = [server for server in servers if server is not None and not server.is_behind()]
     return len(running) < len(servers) or not any(server._serves() for server in running)
+
+
+def _await_confirmation(world: World, servers: list[PaxosServer], one: int) -> None:
+    """All have known of no later state of its directory: one that is no old copy may deny."""
+    confirmation = next(s for s in servers if s.settings.server == one).membership.confirmation
+    others = {server.settings.server for server in servers} - {one}
+    end = world.now + TAKEN_BACK_IN
+    while not (confirmation.made_here or others <= confirmation.vouched):
+        told = f"only servers {confirmation.vouched} have confirmed server {one}'s directory"
+        require(world.advance() and world.now < end, "counts are taken back", "%s", told)
 
 
 def _who_believes_it(world: World, servers: list[PaxosServer], one: int) -> list[int]:
