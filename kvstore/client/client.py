@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, NoReturn, Self, TypeVar
 
+import msgspec
+
 from paxon.actors.messages import ReadMode
 from paxon.kvstore.client.arguments import (
     Key,
@@ -60,21 +62,20 @@ _LEAST_WAIT = 0.001
 """Seconds that a later step of a call may take when the call's time is up already."""
 
 
-class Future(Generic[T]):
+class Future(msgspec.Struct, Generic[T], eq=False):
     """The outcome of an operation that was submitted without waiting.
 
     Like `concurrent.futures.Future`, but with no thread behind it: answers are taken in while some
     thread is inside a call of the client (waiting for this or anything else).
     """
 
-    __slots__ = ("_client", "_ticket", "_value")
+    _client: _BlockingClient
+    _ticket: Ticket[Any, Any]
+    _value: Callable[[Any], T]
 
-    def __init__(
-        self, client: _BlockingClient, ticket: Ticket[Any, Any], value: Callable[[Any], T]
-    ) -> None:
-        self._client = client
-        self._ticket = ticket
-        self._value = value
+    def __repr__(self) -> str:
+        """Like any object's: not all that a client has under way."""
+        return object.__repr__(self)
 
     def done(self) -> bool:
         """Whether the outcome is known; takes in what answers are there, without waiting."""
