@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from paxon.kvstore.client.calls.conditions import Condition
     from paxon.kvstore.client.calls.faces import Transaction
     from paxon.kvstore.client.client import CommandClient, Future, Pipeline
+    from paxon.kvstore.client.keys import secure_with
+    from paxon.kvstore.client.leader_search import CoreOptions
     from paxon.kvstore.client.leases.async_lease import AsyncLease
     from paxon.kvstore.client.leases.lease import Lease
     from paxon.kvstore.client.leases.requests import LeaseInfo
@@ -83,9 +85,14 @@ if TYPE_CHECKING:
     from paxon.kvstore.recipes.observing import AsyncObservation, Observation
     from paxon.kvstore.recipes.queue import PriorityQueue, Queue, QueueItem
     from paxon.kvstore.store.store import KVStore
+    from paxon.transport import CurveKeys, CurveSecurity
 
 __all__ = [
     "LocalCluster",
+    "CoreOptions",
+    "CurveKeys",
+    "CurveSecurity",
+    "secure_with",
     "Client",
     "AsyncClient",
     "CommandClient",
@@ -187,6 +194,7 @@ _LAZY = {
     "LocalCluster": "cluster.local_cluster",
     "ClusterError": "cluster.local_cluster",
     "start_server": "cluster.node",
+    "CurveSecurity": "cluster.node",
     "ServerStartError": "cluster.node",
     **dict.fromkeys(("Client", "AsyncClient"), "recipes.clients"),
     **dict.fromkeys(("Lock", "Semaphore", "RWLock"), "recipes.lock"),
@@ -203,6 +211,8 @@ _LAZY = {
     **dict.fromkeys(("Counter", "AsyncCounter"), "recipes.members"),
     **dict.fromkeys(("Queue", "PriorityQueue", "QueueItem"), "recipes.queue"),
     **dict.fromkeys(("AsyncQueue", "AsyncPriorityQueue", "AsyncQueueItem"), "recipes.async_queue"),
+    "CoreOptions": "client.leader_search",
+    **dict.fromkeys(("CurveKeys", "secure_with"), "client.keys"),
     "AsyncCommandClient": "client.async_client",
     "AsyncPipeline": "client.async_client",
     "CommandClient": "client.client",
