@@ -57,8 +57,9 @@ class CurveKeys:
         return cls(public.decode(), secret.decode())
 
     @classmethod
-    def load(cls, path: Path) -> CurveKeys:
+    def load(cls, path: Path | str) -> CurveKeys:
         """The pair in a file. Raises `TransportError` if it is missing, wrong or open to others."""
+        path = Path(path)
         try:
             mode = path.stat().st_mode
             text = read_text(path)
@@ -77,15 +78,15 @@ class CurveKeys:
             ) from error
 
     @classmethod
-    def load_or_generate(cls, path: Path) -> CurveKeys:
+    def load_or_generate(cls, path: Path | str) -> CurveKeys:
         """The pair in a file, which is made if it does not exist. Raises `TransportError`."""
-        if path.exists():
+        if Path(path).exists():
             return cls.load(path)
         keys = cls.generate()
         keys.save(path)
         return keys
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write a new file that only this user can read. Raises `TransportError` if it exists."""
         made = False
         try:
@@ -97,7 +98,7 @@ class CurveKeys:
                 os.fsync(descriptor)
         except (OSError, ValueError) as error:
             if made:
-                path.unlink(missing_ok=True)  # half of a pair would be in the way of a whole one
+                Path(path).unlink(missing_ok=True)  # half a pair would be in a whole one's way
             raise TransportError(f"cannot write the key file {path}: {_why(error)}") from error
 
 

@@ -13,6 +13,7 @@ from paxon.actors.members import AskMembers, Member, Members
 from paxon.kvstore.client.command_core import CommandCore
 from paxon.kvstore.client.links import Secure, server_addresses
 from paxon.kvstore.client.requests import Ticket
+from paxon.kvstore.errors import InvalidRequest
 from paxon.transport import CurveKeys, check_key, require_curve, secure_client
 
 __all__ = ["Keyring", "learner", "secure_with"]
@@ -112,9 +113,11 @@ def secure_with(
             does, once another has told where that is.
         keys: the client's own pair; None makes one up, which does where servers let in any client.
 
-    Raises `InvalidRequest` for addresses of a wrong form, `TransportError` for such keys and where
-    libzmq has no CURVE.
+    Raises `InvalidRequest` for what is no mapping and for addresses of a wrong form,
+    `TransportError` for such keys and where libzmq has no CURVE.
     """
+    if not isinstance(server_keys, Mapping):
+        raise InvalidRequest(f"server_keys is a dict of keys by address, not {server_keys!r:.100}")
     require_curve()
     by_address: dict[str, str] = {}
     by_server: dict[int, str] = {}

@@ -37,7 +37,7 @@ def test_files_are_private_and_read_back(tmp_path: Path) -> None:
     path = tmp_path / "server.key"
     keys = CurveKeys.load_or_generate(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert CurveKeys.load_or_generate(path) == CurveKeys.load(path) == keys
+    assert CurveKeys.load_or_generate(str(path)) == CurveKeys.load(str(path)) == keys
     assert keys.secret not in repr(keys)
     with pytest.raises(TransportError, match="cannot write the key file"):
         keys.save(path)

@@ -197,6 +197,8 @@ def test_keys_of_servers_are_checked_at_once() -> None:
         secure_with({"localhost:7111": "short"})
     with pytest.raises(InvalidRequest):
         secure_with({"local host": CurveKeys.generate().public})
+    with pytest.raises(InvalidRequest, match=r"a dict of keys by address, not \['key'\]"):
+        secure_with(["key"])  # type: ignore[arg-type]
 
 
 def test_nobody_is_given_the_key_of_another_member(tmp_path: Path) -> None:
