@@ -71,7 +71,11 @@ class Compacted(PaxonError):
 
 
 class OperationFailed(PaxonError):
-    """The operation was refused or the state machine raised. It had no effect."""
+    """The operation was refused, or the state machine raised. The store's had no effect.
+
+    A state machine or class of your own keeps what it changed before it raised, on every server
+    alike; asked again, it executes the command again.
+    """
 
 
 class CallFailed(OperationFailed):

@@ -96,9 +96,9 @@ def check_limit(limit: object) -> None:
 def check_payload(payload: object) -> None:
     """Raise `InvalidRequest` for what cannot be a command or query."""
     if type(payload) is not bytes:
-        raise InvalidRequest(f"a command has to be bytes, not {type(payload).__name__}")
+        raise InvalidRequest(f"a command or query has to be bytes, not {type(payload).__name__}")
     if not payload:
-        raise InvalidRequest("a command must not be empty")
+        raise InvalidRequest("a command or query must not be empty")
 
 
 def call_plain(what: str, function: Callable[[A], T], argument: A) -> T:
