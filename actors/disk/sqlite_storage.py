@@ -325,7 +325,7 @@ class SqliteStorage(Storage):
             )
             self._transact(discarding=discarding, again=True)
             return
-        self._log_pages += 2
+        self._log_pages += 2 + 3 * (len(meta[3]) // PAGE_BYTES)  # (with pages that it gave back)
 
     def _checkpoint(self) -> None:
         """Copy the log into the database, which lets the log begin anew."""
@@ -354,7 +354,8 @@ class SqliteStorage(Storage):
             size += len(value)
             rows.append((slot, ballot.round, ballot.leader, value, checksum))
         self._logged_bytes += size
-        self._log_pages += size // PAGE_BYTES
+        # What does not fit before the last row has its page and those beside it shared out anew.
+        self._log_pages += size // PAGE_BYTES + min(size // 512, 5)
         self._row_count += len(rows)
         self._rows_checksum += total
         return rows
@@ -392,7 +393,7 @@ class SqliteStorage(Storage):
             cursor.execute("DELETE FROM accepted WHERE slot<=?", (last,))
             self._row_count -= count
             self._rows_checksum -= total
-            self._log_pages += 4
+            self._log_pages += 6
             self._spare = True
 
     def _on_committed(self) -> None:

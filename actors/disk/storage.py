@@ -40,8 +40,9 @@ Produce: TypeAlias = Callable[[], Iterable[bytes]]
 Prove: TypeAlias = Callable[[bytes], None]
 """Raises if an image must not be kept."""
 INTEGER_LIMIT = 1 << 63
-SLOT_LIMIT = INTEGER_LIMIT - 1  # (SQLite's last key is no slot's)
 """Numbers on the disk are signed 64-bit integers."""
+SLOT_LIMIT = INTEGER_LIMIT - 1
+"""Slots are below it: SQLite's last key is that of the marks."""
 
 
 class StorageError(Exception):

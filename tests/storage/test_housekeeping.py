@@ -15,9 +15,12 @@ from paxon.actors.disk.sqlite_storage import (
     SPARE_PAGES,
     SqliteStorage,
 )
+from paxon.actors.messages import Place
 from tests.storage.engines import FIRST, MADE, accept, accepted_slots, open_sqlite, take_snapshot
 
 MIB = 1 << 20
+FRAME_BYTES = 24 + 4096
+"""A page of SQLite's write-ahead log."""
 
 
 @pytest.fixture
@@ -55,6 +58,24 @@ def test_the_write_ahead_log_stays_small(
             storage.maintain()
         largest = max(largest, size(tmp_path, "paxon.db-wal"))
     assert largest < LOG_LIMIT_BYTES
+
+
+@pytest.mark.parametrize("members", [3, 63])
+@pytest.mark.parametrize("rows_each", [1, 5])
+@pytest.mark.parametrize("value_bytes", [30, 700, 1500, 3000, 8000])
+def test_how_long_the_log_is_is_known(
+    storage: SqliteStorage, tmp_path: Path, value_bytes: int, rows_each: int, members: int
+) -> None:
+    """About: it is what says when to copy it, and how long it gets counts where room is little."""
+    names = [f"tcp://[2001:db8::{number}]:7111" for number in range(2 * members)]
+    known = [Place(n + 1, 1 << 62, 1, *names[2 * n : 2 * n + 2]) for n in range(members)]
+    storage.save_places(tuple(known), lazily=False)
+    storage.commit()
+    before, known_before = size(tmp_path, "paxon.db-wal"), storage._log_pages
+    for first in range(1, 20 * rows_each, rows_each):
+        fill(storage, range(first, first + rows_each), value_bytes)
+    written = (size(tmp_path, "paxon.db-wal") - before) / FRAME_BYTES
+    assert 0.4 < written / (storage._log_pages - known_before) < 1.25
 
 
 def test_a_huge_commit_does_not_leave_a_huge_log(storage: SqliteStorage, tmp_path: Path) -> None:
