@@ -60,8 +60,8 @@ class PortTaken(ClusterError):
 
 def refuse_while_imported() -> None:
     """Raise `ClusterError` where spawn imports a main script that starts a cluster."""
+    end_unguarded_server()
     if being_imported_by_spawn():
-        end_unguarded_server()
         raise ClusterError(
             "a process that this program spawned imports the main script, which starts a cluster: "
             'put what starts it under `if __name__ == "__main__":`'

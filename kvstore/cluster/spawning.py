@@ -46,7 +46,7 @@ FROM_TERMINALS = (signal.SIGINT, signal.SIGHUP)
 SERVER_PROCESS = "paxon-server-"
 """How names of servers' processes begin."""
 UNGUARDED = 79
-"""Exit code of a server whose parent's script would start a cluster in it."""
+"""Exit code of a server in which its class's script or module would start a cluster."""
 _ENDING_SECONDS = 1.0
 """Threads that such a script has started may keep the server from ending so long."""
 

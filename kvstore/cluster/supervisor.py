@@ -361,10 +361,10 @@ class Supervisor:
 
 def _how_it_ended(code: int | None, plan: ServerPlan | None, imports_main: bool) -> str:
     """A sentence on a process that ended without a word."""
-    if imports_main and code == UNGUARDED:
+    if code == UNGUARDED:
         return (
-            "the state machine's class is in the main script, which each server imports: put the "
-            "class into a module of its own, or what starts the cluster under "
+            "each server imports the script or module of the state machine's class, which starts a "
+            "cluster: put the class into a module of its own, or what starts the cluster under "
             '`if __name__ == "__main__":`'
         )
     if code is not None and code < 0:

@@ -417,12 +417,15 @@ def test_a_state_machine_from_the_script_itself_needs_the_guard(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "counter 0" in done.stdout
 
-    (tmp_path / "bare.py").write_text(head + "main()\n")
-    done = run_python("bare.py", cwd=tmp_path)
-    assert done.returncode != 0
-    # It is said once, by the script's own exception; nothing by its servers.
-    assert done.stderr.count("Traceback") == 1
-    assert 'if __name__ == "__main__":' in done.stderr.splitlines()[-1]
+    (tmp_path / "package").mkdir()
+    for name in ("bare.py", "package/__main__.py"):
+        (tmp_path / name).write_text(head + "main()\n")
+    for words in (["bare.py"], ["-m", "package"], ["-c", "import bare"]):
+        done = run_python(*words, cwd=tmp_path)
+        assert done.returncode != 0
+        # It is said once, by the script's own exception; nothing by its servers.
+        assert done.stderr.count("Traceback") == 1
+        assert 'if __name__ == "__main__":' in done.stderr.splitlines()[-1], words
 
     done = run_python("-c", head + "main()\n", cwd=tmp_path)
     assert "put it into a module" in done.stderr
