@@ -193,7 +193,7 @@ def _obstacle(configuration: Configuration, change: MemberChange) -> str:
 def _bad_address(change: MemberChange) -> str:
     for address in (change.peer, change.client):
         if not can_be_dialled(address):
-            return f"server {change.server}: {address!r:.80} cannot be dialled: give host and port"
+            return f"server {change.server}: {address!r:.80} cannot be dialled: tcp://HOST:PORT can"
     try:
         if change.key:
             check_key(change.key)

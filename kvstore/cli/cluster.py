@@ -395,8 +395,9 @@ def status(
     from paxon.kvstore.cluster.health import answering, problems  # noqa: PLC0415
     from paxon.kvstore.cluster.status import look_around  # noqa: PLC0415
 
-    if watch and counters and not as_json:
-        raise typer.BadParameter("--json has them as well", param_hint="--counters with --watch")
+    if counters and (watch or state) and not as_json:
+        other = "--watch" if watch else "--state"
+        raise typer.BadParameter("--json has them as well", param_hint=f"--counters with {other}")
     target = find_target(cluster, key_file)
 
     def look() -> list[ServerStatus]:

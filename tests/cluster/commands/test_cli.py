@@ -281,6 +281,7 @@ def test_wrong_usage_is_2(at: tuple[str, str]) -> None:
         ("get", "key", "--timeout", "-1"),
         ("status", "--timeout", "nan", *at),
         ("status", "--watch", "--counters", *at),
+        ("status", "--state", "--counters", *at),
         ("demo", "--seconds", "nan"),
         ("frobnicate",),
         ("up", "--servers", "0"),

@@ -77,7 +77,7 @@ def test_the_same_for_asyncio() -> None:
         (MemberChange("add", 64, 5), "server 64: ids run from 1 to 63"),
         (MemberChange("add", 2, 0), "server 2: name its data directory"),
         (MemberChange("add", 2, 5, "tcp://h:0"), "'tcp://h:0' cannot be dialled"),
-        (MemberChange("add", 2, 5, client="nonsense"), "'nonsense' cannot be dialled"),
+        (MemberChange("add", 2, 5, client="h:1"), "'h:1' cannot be dialled: tcp://HOST:PORT can"),
         (MemberChange("replace", 1, 5), "its old directory is in use: stop that server first"),
         (MemberChange("demote", 1), "nobody would have a vote"),
     ],
