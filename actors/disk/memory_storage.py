@@ -97,7 +97,7 @@ class MemoryStorage(Storage):
         """Without proof: there is no copy of the process that it could ruin."""
         try:
             image = b"".join(produce())
-        except (MemoryError, KeyboardInterrupt):
+        except MemoryError:
             raise
         except BaseException as error:  # the user's snapshot() may raise anything
             logger.warning(

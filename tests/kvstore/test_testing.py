@@ -209,6 +209,20 @@ def test_a_server_that_stops_says_why_and_its_clients_do_not_hang() -> None:
             cluster.restart()  # the same command is in its log
 
 
+def test_what_a_snapshot_raises_keeps_the_server_from_nothing() -> None:
+    class Interrupted(Sum):
+        def snapshot(self) -> bytes:
+            raise KeyboardInterrupt
+
+    with (
+        MemoryCluster(Interrupted, snapshot_slots=1) as cluster,
+        cluster.command_client() as client,
+    ):
+        for _ in range(5):
+            client.execute(b"1")
+        assert client.query(b"sum") == b"5"
+
+
 def test_a_server_that_is_gone_is_named() -> None:
     with MemoryCluster() as cluster:
         pass
