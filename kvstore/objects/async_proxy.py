@@ -93,16 +93,23 @@ class _ObjectClient(AsyncCommandClient):
 class AsyncProxy(Generic[R]):
     """See `async_proxy`. A task that is cancelled in a call does not call it back."""
 
+    _definition: Definition
+    _client: _ObjectClient
+    _timeout: float
+    _mode: ReadMode
+
     def __init__(
         self, definition: Definition, client: _ObjectClient, timeout: float, mode: ReadMode
     ) -> None:
-        self._definition = definition
-        self._client = client
-        self._timeout = timeout
-        self._mode = mode
+        self.__dict__.update(_definition=definition, _client=client, _timeout=timeout, _mode=mode)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(
+            f"a proxy of {self._definition.name} has no {name} to set: write a command"
+        )
 
     async def call(
-        self, method: Callable[Concatenate[R, P], T], *args: P.args, **kwargs: P.kwargs
+        self, method: Callable[Concatenate[R, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Call a method of the class: `await flags.call(Flags.set, "dark", True)`."""
         result: T = await self._call(self._body(method), args, kwargs)
@@ -208,7 +215,7 @@ class AsyncBatch(Generic[R]):
         self._gathered = Gathered(definition)
 
     def add(
-        self, method: Callable[Concatenate[R, P], T], *args: P.args, **kwargs: P.kwargs
+        self, method: Callable[Concatenate[R, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Later[T]:
         """Another call."""
         body = body_of(self._definition, getattr(method, "__name__", repr(method)))
@@ -235,7 +242,7 @@ class AsyncPipelineOfCalls(Generic[R]):
         self._sent: list[tuple[Body, RawTicket, Later[Any]]] = []
 
     def add(
-        self, method: Callable[Concatenate[R, P], T], *args: P.args, **kwargs: P.kwargs
+        self, method: Callable[Concatenate[R, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Later[T]:
         """Send another call, to be executed after the one before."""
         definition = self._definition

@@ -177,6 +177,16 @@ def test_arguments_may_have_the_names_that_submit_and_others_use_themselves() ->
         cluster.let_pass(1)
         assert sorted(echo.all()) == [1, 2, 3, 3, 4]
 
+        async def main() -> None:
+            async with cluster.async_proxy(Echo) as other:
+                assert await other.call(Echo.echo, method=5) == 5
+                async with other.batch() as batch, other.pipeline() as pipeline:
+                    batch.add(Echo.echo, method=6)
+                    pipeline.add(Echo.echo, method=7)
+
+        asyncio.run(main())
+        assert sorted(echo.all())[-3:] == [5, 6, 7]
+
 
 def test_batches_and_pipelines_say_which_calls_failed(bank: Bank) -> None:
     more = calls(bank)
@@ -237,6 +247,8 @@ def test_from_asyncio() -> None:
                     pipeline.add(Bank.balance, "eve")
             with pytest.raises(paxon.InvalidRequest, match="neither a command nor a query"):
                 await bank.steal("ann")
+            with pytest.raises(AttributeError, match="a proxy of Bank has no accounts to set"):
+                bank.accounts = {}
         with pytest.raises(paxon.ClientClosed):
             await bank.pay_in("ann")
 
