@@ -329,6 +329,12 @@ class ReplicatedCounter(_Container[K], Mapping[K, int]):  # type: ignore[misc]
     def _update(self, counts: dict[K, int]) -> None:
         self._data.update({key: _count(self._data.get(key, 0) + by) for key, by in counts.items()})
 
+    @overload
+    def get(self, key: K) -> int | None: ...
+
+    @overload
+    def get(self, key: K, default: T) -> int | T: ...
+
     @query
     def get(self, key: K, default: Any = None) -> Any:
         """A count; if there is none, the default."""
