@@ -46,6 +46,9 @@ class Kept(Generic[L]):
         self.fence = fence
         """The revision that made its key. Whoever came later has a greater one."""
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.key!r}, fence {self.fence}>"
+
     def conditions(self) -> Sequence[Condition]:
         """True in the store while it is held: for `if_=[held]` of a transaction."""
         return [Comparing.created(self.key) == self.fence]
@@ -100,9 +103,6 @@ class Held(Kept[Lease]):
         super().__init__(contest, lease, fence)
         self._kv = kv
 
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.key!r}, fence {self.fence}>"
-
     @property
     def lost(self) -> Lost:
         """Set once it is lost or released; see `Lease.lost`."""
@@ -140,9 +140,6 @@ class AsyncHeld(Kept[AsyncLease]):
     def __init__(self, kv: AsyncClient, contest: Claimable, lease: AsyncLease, fence: int) -> None:
         super().__init__(contest, lease, fence)
         self._kv = kv
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.key!r}, fence {self.fence}>"
 
     @property
     def lost(self) -> AsyncLost:

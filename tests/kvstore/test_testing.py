@@ -226,12 +226,12 @@ def test_what_a_snapshot_raises_keeps_the_server_from_nothing() -> None:
 def test_a_server_that_is_gone_is_named() -> None:
     with MemoryCluster() as cluster:
         pass
-    cluster.stop()
     with (
         cluster.client() as kv,
         pytest.raises(paxon.ClusterUnavailable, match="no server of that name is open"),
     ):
         kv.get("a", timeout=0.1)
+    cluster.stop()
 
 
 def test_all_that_it_makes_takes_options(paxon_cluster: MemoryCluster) -> None:
