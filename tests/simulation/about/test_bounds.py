@@ -30,7 +30,7 @@ PREDICATES = {
 """How each of the planted bugs may show."""
 
 SEEDS = 240
-FIRST_SEED = {"answer a read that waited from whatever there is": 68}
+FIRST_SEED = {"answer a read that waited from whatever there is": 529}
 """Where to begin: it saves time, and decides nothing."""
 
 
