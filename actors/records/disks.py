@@ -65,6 +65,9 @@ class KnownDisks:
         known = self.counts.get(server)
         if known is not None and count > known:
             self.counts[server] = min(count, known + MAX_COUNT_JUMP)
+        elif server in self._lent:  # below what a leader has told, but not to be forgotten with it
+            before, raised_to = self._lent[server]
+            self._lent[server] = max(before, count), raised_to
 
     def hear(self, heartbeat: Heartbeat) -> None:
         """Learn from the leader what it knows of all directories.

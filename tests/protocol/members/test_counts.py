@@ -77,6 +77,17 @@ def test_what_one_follower_alone_was_told_is_forgotten() -> None:
     starts_again(cluster)
 
 
+def test_what_the_server_itself_told_meanwhile_is_not_forgotten_with_that() -> None:
+    """It is less than the false count, and more than the leader has heard."""
+    cluster = running()
+    overstated(cluster, 3, bogus(cluster))
+    told = cluster.storages[2].count + 5
+    cluster.servers[3].disks.note_count(2, told)  # in an answer to its pre-vote, say
+    assert counts(cluster, 3) > [1000]
+    cluster.pass_time(0.12)
+    assert counts(cluster, 3) == [told]
+
+
 def test_one_damaged_heartbeat_makes_nobody_forget_a_count() -> None:
     cluster = running()
     cluster.execute(1, cluster.told_session(), b"b", first=2)
