@@ -60,8 +60,8 @@ class PortTaken(ClusterError):
 
 def refuse_while_imported() -> None:
     """Raise `ClusterError` where spawn imports a main script that starts a cluster."""
-    end_unguarded_server()
     if being_imported_by_spawn():
+        end_unguarded_server()
         raise ClusterError(
             "a process that this program spawned imports the main script, which starts a cluster: "
             'put what starts it under `if __name__ == "__main__":`'
@@ -69,7 +69,11 @@ def refuse_while_imported() -> None:
 
 
 def cluster_directory(given: Path | None, temporary: list[Path]) -> Path:
-    """The cluster's directory, made if need be; noted in `temporary` if it is."""
+    """The cluster's directory, made if need be; noted in `temporary` if it is.
+
+    This is where starting begins: what a server imports may describe a cluster, and start none.
+    """
+    end_unguarded_server()
     directory = _temporary("paxon-cluster-", temporary) if given is None else given
     try:
         make_directory(directory)

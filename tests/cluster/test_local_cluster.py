@@ -430,6 +430,11 @@ def test_a_state_machine_from_the_script_itself_needs_the_guard(tmp_path: Path) 
     done = run_python("-c", head + "main()\n", cwd=tmp_path)
     assert "put it into a module" in done.stderr
 
+    # A module may describe one, for whoever starts it.
+    (tmp_path / "described.py").write_text(head + "cluster = LocalCluster(1, machine=Counter)\n")
+    done = run_python("-c", "import described\nwith described.cluster:\n    print(1)", cwd=tmp_path)
+    assert done.stdout == "1\n", done.stderr
+
 
 def test_ctrl_c_reaches_the_script_and_not_the_servers(tmp_path: Path) -> None:
     """A terminal sends SIGINT to the whole group; the servers leave it to their supervisor."""
