@@ -16,7 +16,7 @@ import msgspec
 
 from paxon.actors.ballot import ServerId, in_list
 from paxon.actors.disk.storage import StorageError
-from paxon.actors.messages import DigestReply, SnapshotOffer
+from paxon.actors.messages import DigestReply, DigestRequest, SnapshotOffer
 
 __all__ = ["Comparison", "Diverged", "HashChain", "Inquiry", "SnapshotCheck", "Verdict"]
 
@@ -157,9 +157,11 @@ class Verdict(msgspec.Struct, frozen=True):
 class Inquiry:
     """A server has found a difference and asked all others for all the hashes that they keep."""
 
-    def __init__(self, until: float) -> None:
+    def __init__(self, question: DigestRequest, until: float) -> None:
+        self.question = question
+        self.asked = 1
         self.until = until
-        """When to conclude although not all have answered."""
+        """When to ask those again who have not answered, or to conclude without them."""
         self.answers: dict[ServerId, DigestReply] = {}
 
     def verdict(self, chain: HashChain, majority: int) -> Verdict:

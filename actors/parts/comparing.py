@@ -11,8 +11,10 @@ from paxon.transport.log import logger
 
 __all__ = ["Comparing"]
 
-ANSWER_SECONDS = 1.0
-"""How long an inquiry about hashes waits for those who do not answer."""
+ANSWER_SECONDS = 0.25
+"""How long an inquiry about hashes waits for answers, until it asks those who owe one again …"""
+ASKED = 4
+"""… or, after so many times, goes by those that have come."""
 FIRST_GAP, LONGEST_GAP = 1.0, 60.0
 """Seconds between two inquiries about a difference that stays: each time twice as long."""
 
@@ -37,9 +39,9 @@ class Comparing(Part):
         """
         chain, now = self._application.chain, self._outbox.now
         if self.inquiry is None and now >= self._again_at:
-            self.inquiry = Inquiry(now + ANSWER_SECONDS)
-            self._counters["inquiries"] += 1
             question = DigestRequest(chain.version, chain.first, chain.last, slot, chain.at(slot))
+            self.inquiry = Inquiry(question, now + ANSWER_SECONDS)
+            self._counters["inquiries"] += 1
             self._outbox.to_all.append(question)
 
     def on_digest_request(self, request: DigestRequest, sender: ServerId) -> None:
@@ -83,9 +85,18 @@ class Comparing(Part):
         )
 
     def on_timer(self) -> None:
-        """Perhaps not all have answered, and nobody else is waited for any longer."""
-        if self.inquiry is not None and self._outbox.now >= self.inquiry.until:
-            self._conclude(self.inquiry.verdict(self._application.chain, self._host._majority))
+        """Perhaps not all have answered: what was asked may be lost, or they are down."""
+        inquiry, now = self.inquiry, self._outbox.now
+        if inquiry is None or now < inquiry.until:
+            return
+        if inquiry.asked >= ASKED:
+            self._conclude(inquiry.verdict(self._application.chain, self._host._majority))
+            return
+        inquiry.asked += 1
+        inquiry.until = now + ANSWER_SECONDS
+        for server in self._host._others:
+            if server not in inquiry.answers:
+                self._outbox.send(server, inquiry.question)
 
     def contest(self, check: SnapshotCheck) -> None:
         """A voter holds another hash for the snapshot that has come."""

@@ -155,7 +155,7 @@ OBJECTS: dict[type, tuple[str, ...]] = {
     HashChain: ("version", "last", "_kept", "_pinned"),
     Comparison: ("equal", "early"),
     SnapshotCheck: ("offer", "unheard", "until", "objections"),
-    Inquiry: ("until", "answers"),
+    Inquiry: ("question", "asked", "until", "answers"),
     Marks: (
         "promised",
         "chosen_to",

@@ -44,6 +44,8 @@ from paxon.actors.messages import (
 )
 from tests.harness import Cluster, Register, reign_of
 
+QUESTION = DigestRequest(1, 1, 1, 1, b"")
+
 
 class Fickle(Register):
     """Answers with what is set from outside: not deterministic."""
@@ -183,6 +185,17 @@ def test_who_asked_waits_a_second_for_those_that_are_slow() -> None:
         cluster.hand(1, 3, other)
 
 
+def test_who_does_not_answer_is_asked_again_soon() -> None:
+    """Else each inquiry of a network that loses frames misses some answer, and they grow rarer."""
+    cluster, session = fickle(3)
+    change_mood(cluster, 1)
+    cluster.execute(1, session, b"one")
+    cluster.servers[1].comparing.inquire(2)
+    cluster.step(1)
+    assert len(cluster.drop(DigestRequest)) == 2
+    assert set(run(cluster, 0.9)) == {1}
+
+
 def test_equal_servers_never_ask() -> None:
     cluster, session = fickle(3)
     cluster.execute(1, session, *[b"%d" % n for n in range(20)])
@@ -243,7 +256,7 @@ def test_hashes_are_kept_for_a_while_and_for_snapshots() -> None:
     comparison = Comparison()  # what is not known any more is neither equal nor other
     assert not comparison.heard(2, 1, 100, heads[100], chain) and not comparison.equal
     assert chain.between(300, 300) == (300, heads[300])
-    inquiry = Inquiry(0.0)  # nor is one hash of long ago compared with those of now
+    inquiry = Inquiry(QUESTION, 0.0)  # nor is one hash of long ago compared with those of now
     inquiry.answers[2] = DigestReply(1, 300, b"x" * HASH_BYTES, True)
     assert inquiry.verdict(chain, 1).differ == []
     assert chain.between(-5, 2**64) == (chain.first, b"".join(chain._kept))
@@ -255,7 +268,7 @@ def test_the_first_slot_that_differs_is_found_among_all_that_are_kept() -> None:
         for slot in range(1, KEPT_SLOTS + 1):
             mine.extend(slot, 3, b"r")
             theirs.extend(slot, 3, b"R" if slot == first else b"r")
-        inquiry = Inquiry(0.0)
+        inquiry = Inquiry(QUESTION, 0.0)
         for server in (2, 3):
             inquiry.answers[server] = DigestReply(1, *theirs.between(0, 5000), True)
         verdict = inquiry.verdict(mine, 2)
@@ -267,7 +280,7 @@ def test_the_first_slot_that_differs_is_found_among_all_that_are_kept() -> None:
 def test_chains_are_compared_up_to_where_the_shorter_ends(mine: int, theirs: int) -> None:
     slots = [(b"v", b"r")] * 5
     other = [slots[0], (b"v", b"R"), *slots[2:]]
-    inquiry = Inquiry(0.0)
+    inquiry = Inquiry(QUESTION, 0.0)
     for server in (2, 3):
         inquiry.answers[server] = DigestReply(1, *chained(*other[:theirs]).between(0, 9), True)
     verdict = inquiry.verdict(chained(*slots[:mine]), 2)
@@ -275,7 +288,7 @@ def test_chains_are_compared_up_to_where_the_shorter_ends(mine: int, theirs: int
 
 
 def judged(mine: HashChain, majority: int, *others: HashChain) -> Verdict:
-    inquiry = Inquiry(0.0)
+    inquiry = Inquiry(QUESTION, 0.0)
     for server, other in enumerate(others, 2):
         inquiry.answers[server] = DigestReply(1, *other.between(0, 99), True)
     return inquiry.verdict(mine, majority)
@@ -336,7 +349,7 @@ def test_what_counts_against_a_snapshot() -> None:
 @pytest.mark.parametrize("reply", [{"voting": False}, {"version": 2}])
 def test_who_does_not_vote_or_hashes_otherwise_does_not_count(reply: dict[str, Any]) -> None:
     mine, theirs = chained((b"v", b"r")), chained((b"v", b"R"))
-    inquiry = Inquiry(0.0)
+    inquiry = Inquiry(QUESTION, 0.0)
     for server in (2, 3):
         told: dict[str, Any] = {"version": 1, "voting": True, **reply}
         inquiry.answers[server] = DigestReply(
