@@ -21,7 +21,13 @@ import msgspec
 
 from paxon.actors.ballot import Ballot, ServerId
 from paxon.actors.disk.data_directory import DATABASE_NAME, FORMAT_VERSION, WITNESS_NAME, is_there
-from paxon.actors.disk.storage import REMEDY, SLOT_LIMIT, CorruptStorage, Marks
+from paxon.actors.disk.storage import (
+    REMEDY,
+    SLOT_LIMIT,
+    CorruptStorage,
+    Marks,
+    StorageError,
+)
 from paxon.actors.messages import Accepted, Made, Place
 from paxon.actors.records.configuration import Configuration
 
@@ -159,8 +165,13 @@ def inspect(path: Path, identity: Identity, witnessed: int) -> Contents:
         # The index is made from the log by the first statement that reads.
         schema = database.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema").fetchall()
         log.check()
-        if schema != [("table", "accepted", "accepted", SCHEMA.strip(" ;\n"))]:
+        if schema[:1] != [("table", "accepted", "accepted", SCHEMA.strip(" ;\n"))]:
             raise CorruptStorage(f"{path} is damaged (its schema is another): {REMEDY}")
+        if others := [f"{kind} {name!r}" for kind, name, *_ in schema[1:]]:
+            # (With a view, for one, SQLite leaves out a part of the check below.)
+            raise StorageError(
+                f"{path} has what Paxon did not make, {', '.join(others)}: drop that with sqlite3"
+            )
         _check_structure(path, database)
         contents = _read_meta(path, database, identity)
         if contents.commits < witnessed:
