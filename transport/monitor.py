@@ -336,7 +336,9 @@ class _Others:
         """What was found the last time, to be dialled in turn; asks again, for that may change."""
         names = [address for address in addresses if is_host_name(address)]
         if names and not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._look_up, args=(names,), daemon=True)
+            self._thread = threading.Thread(
+                target=self._look_up, name="paxon-names", args=(names,), daemon=True
+            )
             with contextlib.suppress(RuntimeError):  # (no thread to be had: another time)
                 self._thread.start()
         return [(address, 0) for address in self._found]
